@@ -1,0 +1,21 @@
+"""BitGen: a tiny vision-language model and its training. Attributes load on first use (PEP 562)."""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "BitGen": "bitgen.model.bitgen",
+    "Box": "bitgen.record",
+    "Phrase": "bitgen.record",
+    "Sample": "bitgen.record",
+    "Text": "bitgen.record",
+    "TrainConfig": "bitgen.training.config",
+}
+
+__all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]  # noqa: F822 (they load lazily)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitgen' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

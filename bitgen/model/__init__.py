@@ -1,0 +1,1 @@
+"""The parts of the model, one file each; `bitgen.py` puts them together."""

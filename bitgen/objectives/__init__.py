@@ -1,0 +1,1 @@
+"""Features become numbers: one file per loss, and the queue of past features."""

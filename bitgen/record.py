@@ -1,0 +1,108 @@
+"""What BitGen knows of one image: `Box`, `Phrase`, `Text`, `Sample`; plain values that travel as JSON."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class RecordError(ValueError):
+    """A record breaks its own rules: a box outside its image, a span outside its text, a missing field."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Corners in fractions of the image: 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        corners = (self.x0, self.y0, self.x1, self.y1)
+        if not all(math.isfinite(c) for c in corners):
+            raise RecordError(f"expected four finite corners, found {corners}")
+        if not (0 <= self.x0 < self.x1 <= 1 and 0 <= self.y0 < self.y1 <= 1):
+            raise RecordError(f"expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {corners}")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Characters [start, stop) of a text, and the one or more boxes that they name."""
+
+    start: int
+    stop: int
+    boxes: tuple[Box, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise RecordError(f"expected 0 <= start < stop, found [{self.start}, {self.stop})")
+        if not self.boxes:
+            raise RecordError(f"expected one or more boxes for characters [{self.start}, {self.stop}), found none")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string and its phrases: none for a caption, one for a referring expression, several for a grounded sentence."""
+
+    text: str
+    phrases: tuple[Phrase, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise RecordError("expected a text, found only white space")
+        for phrase in self.phrases:
+            if phrase.stop > len(self.text):
+                raise RecordError(f"expected a span within {len(self.text)} characters, found [{phrase.start}, {phrase.stop})")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with all its texts.
+
+    Until the image has been read (`pipeline/build.py`), `width`, `height` may be 0 and `sha256` is empty.
+    """
+
+    key: str
+    """Unique within a source, and a safe member name: `coco-000000391895`."""
+    source: str
+    split: str
+    ids: tuple[str, ...]
+    """Every id the image is known under, as `coco:391895`, `vg:2317`, `flickr:7866247804`, sorted."""
+    width: int
+    """Pixels, after orientation."""
+    height: int
+    licence: str
+    url: str
+    sha256: str
+    """Hexadecimal digest of the stored image bytes."""
+    texts: tuple[Text, ...]
+
+    def to_json(self) -> str:
+        """One line, keys sorted, so that equal samples give equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(line: str | bytes) -> "Sample":
+        """The inverse of `to_json`. Raises `RecordError` where a field is missing, unknown or of another type."""
+        try:
+            fields: dict[str, Any] = json.loads(line)
+            texts = tuple(_text(t) for t in fields.pop("texts"))
+            ids = tuple(str(i) for i in fields.pop("ids"))
+            sample = Sample(**fields, ids=ids, texts=texts)
+        except RecordError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"expected a Sample as JSON, found {line[:80]!r}: {error!r}") from error
+        for name, kind in (("key", str), ("source", str), ("split", str), ("width", int), ("height", int)):
+            if not isinstance(getattr(sample, name), kind):
+                raise RecordError(f"expected {name} of type {kind.__name__}, found {getattr(sample, name)!r}")
+        return sample
+
+
+def _text(fields: dict[str, Any]) -> Text:
+    phrases = tuple(
+        Phrase(int(p["start"]), int(p["stop"]), tuple(Box(**b) for b in p["boxes"])) for p in fields["phrases"]
+    )
+    return Text(fields["text"], phrases)
