@@ -101,6 +101,8 @@ class Source:
     """For the reader."""
     needs: tuple[str, ...] = ()
     """Files without which the hold-out rule cannot be kept."""
+    crawl: bool = False
+    """Its images are URLs, which `bitgen-download` crawls into the first of `images`."""
     links: bool = True
     """Its rows may know one photograph under several ids, so the hold-out rule reads them whatever is built."""
     licence: str = ""
