@@ -1,0 +1,184 @@
+"""An episodic memory of K slots that is written, read and forgotten exactly: Larimar's, in information form.
+
+What it computes. The memory is a matrix R [K, C] with a Gaussian belief over it: rows have the prior mean R0 and prior precision
+Λ0 (diagonal), columns are independent. A key k [C] addresses it at w = LayerNorm(k) A / √K, [K], where A [C, K] is the
+pseudo-inverse of K learned reference addresses, the same for every write and read. A value z [C] written there says
+z = w R + noise of variance σ². With S = Σ wᵀw / σ² and η = Σ wᵀz / σ² over what was written:
+
+    R | written = R0 + (Λ0 + S)⁻¹ (η - S R0),  with row covariance (Λ0 + S)⁻¹
+
+S and η are the whole state. Writing adds to them and forgetting subtracts, so order does not matter, one by one equals all at
+once, and what was forgotten leaves nothing behind. It is ridge regression from addresses to values.
+
+Everything is fp32 and outside autocast; nothing waits for the device. σ² is at least 0.01 (an address has length about 1): below
+that fp32 loses the sums. Axes: E episodes, N written, Q read, K slots, C channels.
+
+Source: arXiv 2403.11901 (Larimar, sections 3 and 4), arXiv 1804.01756 (the Bayesian update), Ben-Israel and Cohen (Newton).
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NOISE_FLOOR = 1e-2
+
+
+class MemoryState(NamedTuple):
+    """What was written, and nothing else: all zeros is an empty memory."""
+
+    precision: Tensor
+    """S, [E, K, K]: what writing adds to the prior's precision."""
+    information: Tensor
+    """η, [E, K, C]."""
+
+
+class Reading(NamedTuple):
+    values: Tensor
+    """[E, Q, C], the mean of what lies at the queries' addresses; the prior mean's where nothing was written."""
+    confidence: Tensor
+    """[E, Q] in [0, 1): 1 - posterior variance / prior variance of the address; exactly 0 for an empty memory."""
+    novelty: Tensor
+    """[E, Q], above 0: the variance of a value about to be seen at the address, noise included."""
+
+
+class _Posterior(NamedTuple):
+    """Of R, in units where the prior's row covariance is the identity."""
+
+    factor: Tensor
+    """[E, K, K], lower: factor factorᵀ is the precision 1 + Λ0^-½ S Λ0^-½."""
+    precision: Tensor
+    """[E, K, K]: Λ0^-½ S Λ0^-½."""
+    shift: Tensor
+    """[E, K, C]: mean minus prior mean."""
+
+
+def pseudo_inverse(matrix: Tensor, steps: int) -> Tensor:
+    """The Moore-Penrose inverse of [..., K, C] by Newton's iteration, [..., C, K].
+
+    It starts at the transpose over the squared Frobenius norm, which converges for every scale of the matrix; a singular value s
+    leaves the residual (1 - s²/‖A‖²)^(2^steps), so 15 steps do for a condition number up to about 30.
+    """
+    inverse = matrix.mT / matrix.square().sum((-2, -1), keepdim=True)
+    for _ in range(steps):
+        inverse = 2 * inverse - inverse @ (matrix @ inverse)
+    return inverse
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The lower factor; all NaN where `matrix` is not positive definite. Unlike torch.linalg.cholesky it never waits for the device."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where(failed[..., None, None] == 0, factor, torch.nan)
+
+
+class EpisodicMemory(nn.Module):
+    """Writes, forgets and reads `MemoryState`s; its parameters are the addresses, the prior and the noise.
+
+    Args:
+        slots: K, at most `width`.
+        width: C, of keys and values.
+        noise: initial σ², above 0.01; learned.
+        pseudo_inverse: how the reference addresses become A. `reference` makes them orthonormal, so that the transpose is the
+            inverse; `newton` keeps them free and iterates, as Larimar does.
+        steps: of the iteration.
+    """
+
+    def __init__(
+        self,
+        slots: int = 32,
+        width: int = 128,
+        noise: float = 0.1,
+        pseudo_inverse: Literal["reference", "newton"] = "reference",
+        steps: int = 15,
+    ) -> None:
+        super().__init__()
+        if not 0 < slots <= width:
+            raise ValueError(f"expected 1 to {width} slots for width {width}, came {slots}")
+        if not noise > NOISE_FLOOR:
+            raise ValueError(f"expected a noise variance above {NOISE_FLOOR}, came {noise}")
+        if pseudo_inverse not in ("reference", "newton"):
+            raise ValueError(f"expected pseudo_inverse to be reference or newton, came {pseudo_inverse!r}")
+        self.slots, self.width, self.pseudo_inverse, self.steps = slots, width, pseudo_inverse, steps
+        self.addresses = nn.Parameter(nn.init.orthogonal_(torch.empty(slots, width)))
+        self.prior_mean = nn.Parameter(torch.randn(slots, width) * 0.02)
+        self.prior_log_precision = nn.Parameter(torch.zeros(slots))
+        self.log_noise = nn.Parameter(torch.tensor(math.log(noise - NOISE_FLOOR)))
+
+    def empty(self, episodes: int) -> MemoryState:
+        like = self.prior_mean
+        return MemoryState(
+            like.new_zeros(episodes, self.slots, self.slots, dtype=torch.float32),
+            like.new_zeros(episodes, self.slots, self.width, dtype=torch.float32),
+        )
+
+    def noise(self) -> Tensor:
+        """σ², a scalar above 0.01."""
+        return NOISE_FLOOR + self.log_noise.float().exp()
+
+    def address(self, keys: Tensor) -> Tensor:
+        """w, [..., K], of keys [..., C]: its squared length is 1 on average over random keys, and at most C / K."""
+        with torch.autocast(keys.device.type, enabled=False):
+            reference = self.addresses.float()
+            if self.pseudo_inverse == "newton":
+                map_ = pseudo_inverse(reference, self.steps)
+            else:
+                # Rows made orthonormal by the factor of their Gram matrix: as QR does, and differentiable without waiting.
+                map_ = torch.linalg.solve_triangular(_cholesky(reference @ reference.mT), reference, upper=False).mT
+            return functional.layer_norm(keys.float(), (self.width,)) @ map_ * self.slots**-0.5
+
+    def write(self, state: MemoryState, keys: Tensor, values: Tensor, mask: Tensor) -> MemoryState:
+        """The state after seeing values [E, N, C] at keys [E, N, C] wherever mask [E, N] is true."""
+        return self._add(state, keys, values, mask, 1.0)
+
+    def forget(self, state: MemoryState, keys: Tensor, values: Tensor, mask: Tensor) -> MemoryState:
+        """The state as if these had never been written. What was not written cannot be forgotten: reads may then be NaN."""
+        return self._add(state, keys, values, mask, -1.0)
+
+    def _add(self, state: MemoryState, keys: Tensor, values: Tensor, mask: Tensor, sign: float) -> MemoryState:
+        with torch.autocast(keys.device.type, enabled=False):
+            # Filled, not multiplied: whatever a masked row holds, NaN included, goes nowhere.
+            hidden = ~mask.unsqueeze(-1)
+            address = self.address(keys.masked_fill(hidden, 0)).masked_fill(hidden, 0)
+            weighted = address.mT * (sign / self.noise())
+            return MemoryState(
+                state.precision + weighted @ address,
+                state.information + weighted @ values.float().masked_fill(hidden, 0),
+            )
+
+    def _posterior(self, state: MemoryState) -> _Posterior:
+        spread = torch.exp(-0.5 * self.prior_log_precision.float())
+        precision = spread[:, None] * state.precision * spread
+        factor = _cholesky(precision + torch.eye(self.slots, device=precision.device))
+        surprise = state.information - state.precision @ self.prior_mean.float()
+        shift = spread[:, None] * torch.cholesky_solve(spread[:, None] * surprise, factor)
+        return _Posterior(factor, precision, shift)
+
+    def read(self, state: MemoryState, queries: Tensor) -> Reading:
+        """What the memory holds at queries [E, Q, C]. Does not change the state, and adds no noise."""
+        with torch.autocast(queries.device.type, enabled=False):
+            posterior = self._posterior(state)
+            address = self.address(queries)
+            values = address @ (self.prior_mean.float() + posterior.shift)
+            whitened = (address * torch.exp(-0.5 * self.prior_log_precision.float())).mT
+            # Prior minus posterior variance, w (1 - (1+S)⁻¹) wᵀ = w S (1+S)⁻¹ wᵀ: exactly 0 where nothing was written.
+            known = (whitened * torch.cholesky_solve(posterior.precision @ whitened, posterior.factor)).sum(-2)
+            prior = whitened.square().sum(-2)
+            confidence = (known / prior.clamp_min(1e-12)).clamp(0, 1 - 1e-6)
+            return Reading(values, confidence, (prior - known).clamp_min(0) + self.noise())
+
+    def kl(self, state: MemoryState) -> Tensor:
+        """KL(belief after writing ‖ prior), a scalar of at least 0: over slots times width, mean over episodes.
+
+        ½ [C tr(Λ0 Λ⁻¹) + tr((R-R0)ᵀ Λ0 (R-R0)) - KC + C ln(det Λ / det Λ0)], the matrix normal's.
+        """
+        with torch.autocast(state.precision.device.type, enabled=False):
+            posterior = self._posterior(state)
+            identity = torch.eye(self.slots, device=posterior.factor.device)
+            trace = torch.linalg.solve_triangular(posterior.factor, identity, upper=False).square().sum((-2, -1))
+            log_det = 2 * posterior.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            whitened = posterior.shift * torch.exp(0.5 * self.prior_log_precision.float())[:, None]
+            moved = whitened.square().sum((-2, -1))
+            nats = 0.5 * (self.width * (trace - self.slots + log_det) + moved)
+            return (nats / (self.slots * self.width)).mean()
