@@ -1,5 +1,6 @@
 """What BitGen knows of one image: `Box`, `Phrase`, `Text`, `Sample`; plain values that travel as JSON."""
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -54,7 +55,8 @@ class Text:
             raise RecordError("expected a text, found only white space")
         for phrase in self.phrases:
             if phrase.stop > len(self.text):
-                raise RecordError(f"expected a span within {len(self.text)} characters, found [{phrase.start}, {phrase.stop})")
+                found = f"[{phrase.start}, {phrase.stop})"
+                raise RecordError(f"expected a span within {len(self.text)} characters, found {found}")
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,23 @@ def _text(fields: dict[str, Any]) -> Text:
         Phrase(int(p["start"]), int(p["stop"]), tuple(Box(**b) for b in p["boxes"])) for p in fields["phrases"]
     )
     return Text(fields["text"], phrases)
+
+
+def image_id(sample: Sample) -> int:
+    """One number per photograph, whatever its source: the first 8 bytes of the SHA-256 of its preferred id, signed.
+
+    Preferred is the first `coco:` id, else `flickr:`, else `vg:`, else `sha256:` and the digest of the stored bytes.
+    Two sources agree only if both know the preferred id. Raises `RecordError` where there is
+    neither an id nor a digest.
+    """
+    for space in ("coco:", "flickr:", "vg:"):
+        known = sorted(i for i in sample.ids if i.startswith(space))
+        if known:
+            return _hash64(known[0])
+    if not sample.sha256:
+        raise RecordError(f"expected an id or a digest of the image, found neither: {sample.key}")
+    return _hash64(f"sha256:{sample.sha256}")
+
+
+def _hash64(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)

@@ -1,0 +1,100 @@
+"""Texts become tokens: GPT-2's byte-level BPE (its files lie in `bitgen/gpt2/`), and character spans token spans."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import ByteLevelBPETokenizer
+
+VOCABULARY = 50257
+EOT = 50256
+"""End-of-text: opens, closes and pads every row."""
+MAX_TOKENS = 256
+"""Positions of a row at most, both end-of-texts included."""
+
+_FILES = Path(__file__).parent / "gpt2"
+
+
+class TokenError(ValueError):
+    """The tokenizer's files are missing or are not GPT-2's, or a text cannot be encoded."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as tokens."""
+
+    text: str
+    ids: tuple[int, ...]
+    """End-of-text, tokens, end-of-text."""
+    offsets: tuple[tuple[int, int], ...]
+    """Characters [start, stop) of each token of `ids`, its leading space included; (0, 0) for the two end-of-texts."""
+    cut: int
+    """How many tokens did not fit."""
+
+
+class Tokenizer:
+    """GPT-2's BPE. Safe to use from several threads."""
+
+    def __init__(self, folder: Path = _FILES) -> None:
+        """`folder` holds `vocab.json` and `merges.txt`. Raises `TokenError` where they are missing or not GPT-2's."""
+        vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+        for path in (vocabulary, merges):
+            if not path.is_file():
+                raise TokenError(f"expected a GPT-2 tokenizer file, found none: {path}")
+        # Given these two files, transformers 5 silently makes a tokenizer of one token; this class reads them right.
+        # trim_offsets=False keeps the leading space in a token's interval; `token_span` strips it.
+        self._bpe = ByteLevelBPETokenizer(str(vocabulary), str(merges), add_prefix_space=False, trim_offsets=False)
+        size, eot = self._bpe.get_vocab_size(), self._bpe.token_to_id("<|endoftext|>")
+        if size != VOCABULARY or eot != EOT:
+            raise TokenError(f"expected {VOCABULARY} tokens, end-of-text {EOT}, found {size} and {eot}: {folder}")
+
+    def encode(self, text: str, max_tokens: int = MAX_TOKENS) -> Encoded:
+        """At most `max_tokens` tokens, both end-of-texts included.
+
+        "<|endoftext|>" inside a text is plain characters: data cannot end a row. Raises `TokenError` for lone
+        surrogates, which have no UTF-8 form.
+        """
+        if max_tokens < 3:
+            raise TokenError(f"expected room for two end-of-texts and a token, found max_tokens={max_tokens}")
+        try:
+            encoding = self._bpe.encode(text)
+        except UnicodeEncodeError as error:
+            raise TokenError(f"expected a text with a UTF-8 form, found {text[:80]!a}") from error
+        ids, room = encoding.ids, max_tokens - 2
+        offsets = ((0, 0), *encoding.offsets[:room], (0, 0))
+        return Encoded(text, (EOT, *ids[:room], EOT), offsets, max(0, len(ids) - room))
+
+    def count(self, text: str, max_tokens: int = MAX_TOKENS) -> int:
+        """Length of `encode(text, max_tokens).ids`."""
+        return len(self.encode(text, max_tokens).ids)
+
+    def decode(self, ids: list[int] | tuple[int, ...]) -> str:
+        """The text of `ids`, end-of-texts left out; bytes that are no UTF-8 become the replacement character."""
+        return self._bpe.decode([i for i in ids if i != EOT])
+
+
+@lru_cache(maxsize=1)
+def shared_tokenizer() -> Tokenizer:
+    """The embedded tokenizer, loaded once per process (0.1 s)."""
+    return Tokenizer()
+
+
+def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | None:
+    """Tokens [first, last + 1) of the row that overlap characters [start, stop) of the text.
+
+    A token counts by its interval without leading white space, so that "a man" gives nothing of "a" to the span of
+    "man"; a token of white space alone and the end-of-texts never count. None where no token is left, which is what
+    truncation does to late spans.
+    """
+    first = last = -1
+    for token, (a, b) in enumerate(encoded.offsets):
+        if b <= start:
+            continue
+        while a < b and encoded.text[a].isspace():
+            a += 1
+        if a >= stop:
+            break
+        if a < b:
+            first = token if first < 0 else first
+            last = token
+    return None if first < 0 else (first, last + 1)

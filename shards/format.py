@@ -1,0 +1,257 @@
+"""Bytes become a tar, and back: plain webdataset shards, an image member and then a JSON member per sample."""
+
+import hashlib
+import mmap
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from webdataset.writer import TarWriter
+
+from bitgen.record import RecordError, Sample, image_id
+from bitgen.tokens import TokenError, shared_tokenizer
+
+FORMAT_VERSION = 1
+
+_KEY = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,89}"
+)  # no dot: webdataset cuts a member's name there; 90 + ".json" < 100
+_SHARD = re.compile(r"(\d{6})\.tar")
+_BLOCK = 512  # of a tar
+
+
+class ShardError(Exception):
+    """A shard, its index or its dataset.json is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a sample lies, and what a reader wants to know of it without opening it: one row of `index.arrow`."""
+
+    key: str
+    image_id: int
+    """`bitgen.record.image_id`."""
+    shard: int
+    image_offset: int
+    """Bytes from the start of the shard to the image's first."""
+    image_size: int
+    json_offset: int
+    json_size: int
+    extension: str
+    """`jpg`, `png` or `webp`."""
+    width: int
+    height: int
+    tokens: tuple[int, ...]
+    """Tokens of each text, both end-of-texts included, at most 256."""
+    phrases: tuple[int, ...]
+    """Phrases of each text."""
+    boxes: int
+    """Of the whole sample."""
+
+
+def shard_name(number: int) -> str:
+    """`000012.tar`."""
+    return f"{number:06d}.tar"
+
+
+def shard_number(name: str) -> int:
+    """The inverse of `shard_name`. Raises `ShardError` for any other name, a path among them."""
+    match = _SHARD.fullmatch(name)
+    if match is None:
+        raise ShardError(f"expected a shard's name as 000000.tar, found {name!r}")
+    return int(match.group(1))
+
+
+def image_extension(image: bytes) -> str:
+    """`jpg`, `png` or `webp` by the bytes' own signature, whatever the URL said. Raises `ShardError` for others."""
+    if image.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if image.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    raise ShardError(f"expected the signature of a JPEG, PNG or WebP image, found {image[:12]!r}")
+
+
+class _HashedFile:
+    """A file being written, and the digest of what went in. Tar streams never seek, so the digest is the file's."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+
+class ShardWriter:
+    """Writes one shard under `<name>.partial`; leaving the block in peace syncs and renames it, an error removes it.
+
+    The bytes depend on the samples alone: no times, users or worker counts. After the block, `samples`, `size_bytes`
+    and `sha256` describe the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path` ends in the shard's name, as `000000.tar`. Raises `ShardError` for another name."""
+        self.path = path
+        self.shard = shard_number(path.name)
+        self.samples = 0
+        self.size_bytes = 0
+        self.sha256 = ""
+        self._partial = path.with_name(path.name + ".partial")
+        self._keys: set[str] = set()
+
+    def __enter__(self) -> "ShardWriter":
+        self._file = _HashedFile(self._partial)
+        # webdataset's own ShardWriter would close an interrupted shard into a valid-looking tar; hence TarWriter.
+        self._tar = TarWriter(self._file, user="bitgen", group="bitgen", mtime=0, compress=False, encoder=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._tar.close()
+                self._file.file.flush()
+                os.fsync(self._file.file.fileno())
+                self._file.file.close()
+                self.size_bytes, self.sha256 = self._file.size, self._file.digest.hexdigest()
+                os.replace(self._partial, self.path)
+                sync_folder(self.path.parent)
+        finally:
+            try:
+                self._file.file.close()  # flushes, so a full disk may raise here again
+            finally:
+                self._partial.unlink(missing_ok=True)
+
+    def add(self, sample: Sample, image: bytes) -> Entry:
+        """Append a sample whose `width`, `height` and `sha256` describe `image`.
+
+        Raises `ShardError` where the key is unsafe or already in this shard, the image is neither JPEG, PNG nor WebP,
+        the digest is not the image's, or a text has no UTF-8 form. Nothing has been written then.
+        """
+        if _KEY.fullmatch(sample.key) is None or sample.key in self._keys:
+            reason = "a key of its own" if sample.key in self._keys else f"a key like {_KEY.pattern}"
+            raise ShardError(f"expected {reason}, found {sample.key!r}: {self.path}")
+        digest = hashlib.sha256(image).hexdigest()
+        if digest != sample.sha256 or min(sample.width, sample.height) < 1:
+            found = f"{sample.sha256!r}, {sample.width}x{sample.height}"
+            raise ShardError(f"expected digest {digest} and a size in pixels, found {found}: {sample.key}")
+        extension = image_extension(image)
+        entry = _entry(sample, (self.shard, 0, len(image), 0, 0), extension)  # whatever it refuses, nothing is written
+        record = sample.to_json().encode()
+        image_offset = self._append(sample.key, extension, image)
+        json_offset = self._append(sample.key, "json", record)
+        self._keys.add(sample.key)
+        self.samples += 1
+        return replace(entry, image_offset=image_offset, json_offset=json_offset, json_size=len(record))
+
+    def _append(self, key: str, extension: str, data: bytes) -> int:
+        """Offset of the data's first byte. One member a call: TarWriter sorts the members of one by extension."""
+        self._tar.write({"__key__": key, extension: data})
+        return self._tar.tarstream.offset - -(-len(data) // _BLOCK) * _BLOCK
+
+
+def _entry(sample: Sample, place: tuple[int, int, int, int, int], extension: str) -> Entry:
+    try:
+        photograph = image_id(sample)
+        tokens = tuple(shared_tokenizer().count(text.text) for text in sample.texts)
+    except (RecordError, TokenError) as error:
+        raise ShardError(f"{error}: {sample.key}") from error
+    return Entry(
+        sample.key,
+        photograph,
+        *place,
+        extension,
+        sample.width,
+        sample.height,
+        tokens=tokens,
+        phrases=tuple(len(text.phrases) for text in sample.texts),
+        boxes=sum(len(phrase.boxes) for text in sample.texts for phrase in text.phrases),
+    )
+
+
+def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sample, bytes]:
+    """The sample that `entry` places in `shard`, and its encoded image, both copied out.
+
+    Raises `ShardError`, naming `where` and the member, when a member leaves the file, when the tar header before it
+    bears another name, or when the record is not this sample's.
+    """
+    image = _member(shard, f"{entry.key}.{entry.extension}", entry.image_offset, entry.image_size, where)
+    name = f"{entry.key}.json"
+    return _record(_member(shard, name, entry.json_offset, entry.json_size, where), entry.key, where), image
+
+
+def _member(shard: bytes | mmap.mmap, name: str, offset: int, size: int, where: str) -> bytes:
+    if offset < _BLOCK or size < 0 or offset + size > len(shard):
+        raise ShardError(f"expected {name} within {len(shard)} bytes, found [{offset}, {offset + size}): {where}")
+    found = shard[offset - _BLOCK : offset - _BLOCK + 100].rstrip(b"\0")
+    if found != name.encode():
+        raise ShardError(f"expected member {name} at byte {offset}, found {found!r}: {where}")
+    return shard[offset : offset + size]
+
+
+def _record(data: bytes, key: str, where: str) -> Sample:
+    try:
+        sample = Sample.from_json(data)
+    except RecordError as error:
+        raise ShardError(f"expected a sample in {key}.json, {error}: {where}") from error
+    if sample.key != key:
+        raise ShardError(f"expected the sample {key}, found {sample.key!r}: {where}")
+    return sample
+
+
+def scan(path: Path) -> Iterator[tuple[Entry, Sample, bytes]]:
+    """Every sample of a shard, by reading the tar from its start: slow, and needs no index.
+
+    Raises `ShardError` where the tar is damaged or is not an image and a record per sample.
+    """
+    shard = shard_number(path.name)
+    image: tuple[str, str, int, bytes] | None = None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if not member.isreg() or _KEY.fullmatch(key) is None:
+                    raise ShardError(f"expected a plain file with a safe name, found {member.name!r}: {path}")
+                data = _extract(tar, member, path)
+                if image is None:
+                    if extension != image_extension(data):
+                        raise ShardError(f"expected a .{image_extension(data)} member, found {member.name!r}: {path}")
+                    image = (key, extension, member.offset_data, data)
+                    continue
+                if (key, extension) != (image[0], "json"):
+                    raise ShardError(f"expected {image[0]}.json, found {member.name!r}: {path}")
+                sample = _record(data, key, str(path))
+                place = (shard, image[2], len(image[3]), member.offset_data, len(data))
+                yield _entry(sample, place, image[1]), sample, image[3]
+                image = None
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"expected a tar, {error}: {path}") from error
+    if image is not None:
+        raise ShardError(f"expected {image[0]}.json, found the end of the shard: {path}")
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
+    file = tar.extractfile(member)
+    data = file.read() if file is not None else b""
+    if len(data) != member.size:
+        raise ShardError(f"expected {member.size} bytes of {member.name}, found {len(data)}: {path}")
+    return data
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
