@@ -1,0 +1,143 @@
+"""Safe unpacking of zip, tar and tar.gz: regular files and folders only, within one folder, up to a size."""
+
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pipeline.files import read_json, write_json
+from pipeline.progress import Counter, progress
+
+# Annotations in JSON shrink by up to 20 in a zip; what grows a hundredfold is made to fill a disk.
+GROWTH_CEILING = 100
+GROWTH_FREE_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
+
+
+class UnpackError(ValueError):
+    """An archive is damaged, or holds what must not be unpacked: names the archive and the member."""
+
+
+def marker_of(archive: Path) -> Path:
+    """Where it is noted that `archive` has been unpacked; stays when the archive is deleted."""
+    return archive.with_name(f".{archive.name}.unpacked.json")
+
+
+def is_unpacked(archive: Path, folder: Path, sha256: str) -> bool:
+    """Whether the archive of this digest was unpacked into `folder`, and its top-level names are still there."""
+    marker = read_json(marker_of(archive))
+    if marker is None or marker.get("sha256") != sha256 or marker.get("folder") != _folder_name(archive, folder):
+        return False
+    return all((folder / name).exists() for name in marker["top"])
+
+
+def unpack(archive: Path, folder: Path, sha256: str) -> None:
+    """Unpacks `archive` (of digest `sha256`) into `folder`, beside what is there; members replace their namesakes.
+
+    Members appear in `folder` only once all of them have been read. Raises `UnpackError`, and `OSError` as it comes
+    from the disk.
+    """
+    temporary = archive.with_name(f".{archive.name}.unpacking")
+    marker_of(archive).unlink(missing_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    ceiling = GROWTH_FREE_BYTES + GROWTH_CEILING * archive.stat().st_size
+    try:
+        with progress(f"unpacking {archive.name}", None, "B") as bar:
+            for name, content in _members(archive, ceiling):
+                _write(temporary / name, content, bar, archive)
+        top = sorted(p.name for p in temporary.iterdir())
+        _merge(temporary, folder)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UnpackError(f"expected a whole zip or tar, found {error}: {archive}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    os.sync()  # the marker must not outlive, in a power cut, what it speaks of
+    write_json(marker_of(archive), {"sha256": sha256, "folder": _folder_name(archive, folder), "top": top})
+
+
+def _members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    """(checked relative path, content) of every regular file. Raises `UnpackError` at the first unsafe member."""
+    with archive.open("rb") as file:
+        is_zip = file.read(2) == b"PK"  # zipfile.is_zipfile also says yes to a tar whose last member is a zip
+    if is_zip:
+        yield from _zip_members(archive, ceiling)
+    else:
+        yield from _tar_members(archive, ceiling)
+
+
+def _zip_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        # A member never gives more than it declares: zipfile stops there and compares the checksum.
+        _check_size(sum(i.file_size for i in opened.infolist()), ceiling, archive)
+        for info in opened.infolist():
+            path = _checked(info.filename, archive)
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise UnpackError(
+                    f"expected regular files and folders, found a link or device {info.filename!r}: {archive}"
+                )
+            if not info.is_dir():
+                with opened.open(info) as content:
+                    yield path, content
+
+
+def _tar_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    size_bytes = 0
+    with tarfile.open(archive, "r|*") as opened:
+        for info in opened:
+            path = _checked(info.name, archive)
+            if not (info.isreg() or info.isdir()):
+                raise UnpackError(
+                    f"expected regular files and folders, found a link or device {info.name!r}: {archive}"
+                )
+            size_bytes += info.size
+            _check_size(size_bytes, ceiling, archive)
+            content = opened.extractfile(info) if info.isreg() else None
+            if content is not None:
+                yield path, content
+
+
+def _check_size(size_bytes: int, ceiling: int, archive: Path) -> None:
+    if size_bytes > ceiling:
+        raise UnpackError(f"expected at most {ceiling:,} bytes unpacked, found {size_bytes:,} or more: {archive}")
+
+
+def _checked(name: str, archive: Path) -> PurePosixPath:
+    """A member's name as a path that stays in its folder."""
+    path = PurePosixPath(name)
+    if "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name) or path.is_absolute() or ".." in path.parts:
+        raise UnpackError(f"expected a relative path without .., found member {name!r}: {archive}")
+    return path
+
+
+def _write(path: Path, content: IO[bytes], bar: Counter, archive: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise UnpackError(f"expected one kind of member, found a file and a folder {path.name!r}: {archive}") from error
+    with file:
+        while chunk := content.read(_CHUNK_BYTES):
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Moves what is in `source` into `target`, folder into folder, file over file."""
+    target.mkdir(parents=True, exist_ok=True)
+    for each in sorted(source.iterdir()):
+        if each.is_dir() and (target / each.name).is_dir():
+            _merge(each, target / each.name)
+        else:
+            os.replace(each, target / each.name)
+
+
+def _folder_name(archive: Path, folder: Path) -> str:
+    return os.path.relpath(folder, archive.parent)
