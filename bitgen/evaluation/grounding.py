@@ -1,0 +1,259 @@
+"""Phrase grounding: does the box lie on what the phrase names, and would it without the words?
+
+Axes: P phrases, N boxes, Q patches. Boxes are corners; "pixels" are those of the stored image.
+Three controls stand beside every figure: one constant box for all phrases, the whole image, and the model itself given
+the words of another phrase of another image. A model that has learnt where objects usually lie, and no language, scores
+the same with both texts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from bitgen.batch import Batch
+from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
+from bitgen.model.bitgen import BitGen, ImageStates
+from bitgen.objectives.boxes import aligned_overlap, enclose, generalised_overlap, overlap
+
+TEXT_ROWS = 256
+"""Texts that are fused with their images' patches at once."""
+FIT_TARGETS = 20_000
+"""Targets that the constant box is fitted on, at most."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was asked and answered, one row a phrase, on the CPU."""
+
+    boxes: Tensor
+    """[P, 4] float64, pixels: the predicted box."""
+    peaks: Tensor
+    """[P, 2] float64, pixels: the centre of the heat-map's highest patch."""
+    finite: Tensor
+    """[P] bool: false where the model gave something that is not a number; such an answer is a miss."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a set of phrases names. Rows as in `Answers`."""
+
+    boxes: Tensor
+    """[N, 4] float64, pixels."""
+    box_phrase: Tensor
+    """[N] int64, ascending."""
+    merged: Tensor
+    """[P, 4] float64, pixels: the smallest box around all boxes of a phrase."""
+    sizes: Tensor
+    """[P, 2] float64: width and height of each phrase's image in pixels."""
+
+    @property
+    def fractions(self) -> Tensor:
+        """[P, 4] float64: `merged` in fractions of the image."""
+        return self.merged / self.sizes.repeat(1, 2)
+
+
+def evaluate_grounding(
+    model: BitGen, batches: Iterable[Batch], *, train_targets: Tensor | None = None, seed: int = 0
+) -> dict:
+    """Accuracy over all phrases of `batches`, and the three controls.
+
+    Args:
+        train_targets: [P, 4] merged target boxes of the training set in fractions of their images, which the constant
+            box is fitted on; without them it is fitted on the very set, and the result says so.
+        seed: of the shuffled texts.
+
+    Returns what `measure` returns, and "dropped" (phrases left out by reason), "not_finite" (predictions that are not
+    numbers; they count as misses), "controls": {"constant_box": {..., "box", "fitted_on"}, "whole_image": {...},
+    "shuffled_text": {..., "seed"}}. Raises `ValueError` where no batch holds a phrase.
+    """
+    asked: list[Targets] = []
+    answered: list[Answers] = []
+    shuffled_asked: list[Targets] = []
+    shuffled: list[Answers] = []
+    dropped: Counter[str] = Counter()
+    donors = Donors(seed)
+    for batch in batches:
+        dropped.update(batch.dropped)
+        if not len(batch.phrase_text):
+            continue
+        image = encode(model, batch)
+        targets = targets_of(batch)
+        asked.append(targets)
+        answered.append(answer(model, image, batch, text_rows(batch)))
+        others, kept = donors.swap(batch)
+        if len(kept):
+            shuffled_asked.append(select(targets, kept))
+            shuffled.append(answer(model, image, batch, others))
+    if not asked:
+        raise ValueError("expected one or more phrases to ground, found none")
+    targets, answers = join_targets(asked), join_answers(answered)
+    controls = constant_controls(targets, train_targets)
+    if shuffled:
+        controls["shuffled_text"] = {**measure(join_answers(shuffled), join_targets(shuffled_asked)), "seed": seed}
+    return {
+        **measure(answers, targets),
+        "dropped": dict(sorted(dropped.items())),
+        "not_finite": int((~answers.finite).sum()),
+        "controls": controls,
+    }
+
+
+def measure(answers: Answers, targets: Targets) -> dict:
+    """Shares 0..1 over P phrases.
+
+    "acc25", "acc50", "acc75": overlap with the merged box of at least 0.25, 0.5, 0.75; "mean_iou"; "giou50":
+    generalised overlap of at least 0.5, which is stricter; "any_box_acc50": overlap of at least 0.5 with any of the
+    phrase's boxes; "pointing": the peak lies within any of them; "phrases": P. Source: arXiv 1608.00272 (IoU), arXiv
+    1608.00507, section 4.2 (pointing, here without its tolerance), arXiv 1505.04870 (merged and any box).
+    """
+    phrases = len(targets.merged)
+    iou = aligned_overlap(answers.boxes, targets.merged)
+    giou = generalised_overlap(answers.boxes, targets.merged)
+    each = aligned_overlap(answers.boxes[targets.box_phrase], targets.boxes)
+    best = torch.zeros(phrases, dtype=each.dtype).scatter_reduce(0, targets.box_phrase, each, "amax")
+    x, y = answers.peaks[targets.box_phrase].unbind(dim=1)
+    x0, y0, x1, y1 = targets.boxes.unbind(dim=1)
+    inside = ((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)).double()
+    pointed = torch.zeros(phrases, dtype=torch.float64).scatter_reduce(0, targets.box_phrase, inside, "amax")
+    return {
+        "acc25": _share(iou >= 0.25),
+        "acc50": _share(iou >= 0.5),
+        "acc75": _share(iou >= 0.75),
+        "mean_iou": iou.mean().item(),
+        "giou50": _share(giou >= 0.5),
+        "any_box_acc50": _share(best >= 0.5),
+        "pointing": pointed.mean().item(),
+        "phrases": phrases,
+    }
+
+
+def constant_controls(targets: Targets, train_targets: Tensor | None) -> dict[str, dict]:
+    """What one box for every phrase scores: the best constant one, and the whole image; its middle is the peak."""
+    box = constant_box(targets.fractions if train_targets is None else train_targets)
+    fitted_on = "this set" if train_targets is None else "train"
+    whole = box.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return {
+        "constant_box": {**measure(_repeat(box, targets), targets), "box": box.tolist(), "fitted_on": fitted_on},
+        "whole_image": measure(_repeat(whole, targets), targets),
+    }
+
+
+def constant_box(targets: Tensor) -> Tensor:
+    """The box [4] that overlaps most of `targets` [P, 4] by half, ties settled by mean overlap; fractions of the image.
+
+    Candidates are the mean and the median target, the whole image, and 253 of the targets themselves, evenly spaced;
+    of the targets at most `FIT_TARGETS`, evenly spaced, are measured against.
+    """
+    if not len(targets):
+        raise ValueError("expected one or more target boxes to fit a constant box on, found none")
+    sample = targets.double()[_spaced(len(targets), FIT_TARGETS)]
+    ends = torch.stack((sample.mean(dim=0), sample.median(dim=0).values, sample.new_tensor([0.0, 0.0, 1.0, 1.0])))
+    candidates = torch.cat((ends, sample[_spaced(len(sample), 253)]))
+    found = overlap(candidates, sample)
+    merit = (found >= 0.5).double().mean(dim=1) + 1e-6 * found.mean(dim=1)
+    return candidates[merit.argmax()]
+
+
+@torch.inference_mode()
+def encode(model: BitGen, batch: Batch) -> ImageStates:
+    """The images' states, on the model's device."""
+    return model.encode_image(batch.images.to(next(model.parameters()).device))
+
+
+@torch.inference_mode()
+def predict(model: BitGen, image: ImageStates, rows: TextRows) -> tuple[Tensor, Tensor]:
+    """Boxes [P, 4] in fractions of the image as the model sees it, and heat-map logits [P, Q]; float32, on the CPU."""
+    device = image.start.device
+    boxes, heat = [], []
+    for part in split(rows, TEXT_ROWS):
+        text = model.encode_text(part.token_ids.to(device), part.token_mask.to(device))
+        found = model.ground(
+            image,
+            text,
+            part.text_image.to(device),
+            part.phrase_text.to(device),
+            part.phrase_slot.to(device),
+            part.phrase_tokens.to(device),
+            part.max_slots,
+        )
+        boxes.append(found.boxes.float().cpu())
+        heat.append(found.heat.float().cpu())
+    return torch.cat(boxes), torch.cat(heat)
+
+
+def answer(model: BitGen, image: ImageStates, batch: Batch, rows: TextRows) -> Answers:
+    """Predictions for the phrases of `rows`, whose images are those of `batch`, in pixels of the stored images."""
+    boxes, heat = predict(model, image, rows)
+    finite = boxes.isfinite().all(dim=1) & heat.isfinite().all(dim=1)
+    image_row = rows.text_image[rows.phrase_text]
+    crops, sizes = batch.crops[image_row].double(), batch.sizes[image_row].double()
+    return Answers(
+        boxes=to_pixels(boxes.double(), crops, sizes).where(finite[:, None], 0.0),
+        peaks=to_pixels(peak(heat).double(), crops, sizes).where(finite[:, None], -1.0),
+        finite=finite,
+    )
+
+
+def peak(heat: Tensor) -> Tensor:
+    """The centre [P, 2] of the highest patch of a square heat-map [P, Q], row by row, as fractions x y; float32."""
+    side = isqrt(heat.shape[1])
+    highest = heat.argmax(dim=1)
+    return (torch.stack((highest % side, highest // side), dim=1) + 0.5) / side
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The boxes of the phrases of `batch`, mapped back to the pixels of the stored images."""
+    row = batch.text_image[batch.phrase_text]
+    crops, sizes = batch.crops[row].double(), batch.sizes[row].double()
+    boxes = to_pixels(batch.boxes.double(), crops[batch.box_phrase], sizes[batch.box_phrase])
+    return Targets(boxes, batch.box_phrase, enclose(boxes, batch.box_phrase, len(row)), sizes)
+
+
+def to_pixels(places: Tensor, crops: Tensor, sizes: Tensor) -> Tensor:
+    """Corners [P, 4] or points [P, 2] in fractions of the crop -> pixels of the stored image.
+
+    Args:
+        crops: [P, 4], corners in fractions of the stored image.
+        sizes: [P, 2], its width and height in pixels.
+    """
+    pairs = places.shape[1] // 2
+    low, extent = crops[:, :2].repeat(1, pairs), (crops[:, 2:] - crops[:, :2]).repeat(1, pairs)
+    return (low + places * extent) * sizes.repeat(1, pairs)
+
+
+def select(targets: Targets, phrases: Tensor) -> Targets:
+    """The targets of some phrases: ascending row numbers [P']."""
+    number = torch.full((len(targets.merged),), -1, dtype=torch.int64)
+    number[phrases] = torch.arange(len(phrases))
+    phrase = number[targets.box_phrase]
+    kept = phrase >= 0
+    return Targets(targets.boxes[kept], phrase[kept], targets.merged[phrases], targets.sizes[phrases])
+
+
+def join_answers(parts: list[Answers]) -> Answers:
+    return Answers(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Answers)))
+
+
+def join_targets(parts: list[Targets]) -> Targets:
+    starts = torch.tensor([0, *(len(p.merged) for p in parts)]).cumsum(0).tolist()
+    phrase = torch.cat([p.box_phrase + start for p, start in zip(parts, starts, strict=False)])
+    boxes, merged, sizes = (torch.cat([getattr(p, name) for p in parts]) for name in ("boxes", "merged", "sizes"))
+    return Targets(boxes, phrase, merged, sizes)
+
+
+def _repeat(box: Tensor, targets: Targets) -> Answers:
+    scale = targets.sizes.repeat(1, 2)
+    boxes = box.double() * scale
+    return Answers(boxes, (boxes[:, :2] + boxes[:, 2:]) / 2, torch.ones(len(boxes), dtype=torch.bool))
+
+
+def _spaced(count: int, most: int) -> Tensor:
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
