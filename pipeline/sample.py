@@ -15,12 +15,12 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import replacing
 from pipeline.sentences import Sentence, Thing, write_sentences
 
 LICENCES = {
@@ -174,14 +174,8 @@ def _thing(row: dict[str, Any], name: str) -> Thing:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _json_bytes(document: dict[str, Any]) -> bytes:
@@ -209,7 +203,8 @@ def _credits(photos: list[Photo]) -> bytes:
     return buffer.getvalue().encode("utf-8")
 
 
-_MANIFEST_HEAD = """# The embedded sample: COCO photographs under CC BY 2.0 and CC BY-SA 2.0 (sample/CREDITS.csv), COCO's annotations
+_MANIFEST_HEAD = """\
+# The embedded sample: COCO photographs under CC BY 2.0 and CC BY-SA 2.0 (sample/CREDITS.csv), COCO's annotations
 # (CC BY 4.0). The sentences of grounded_*.json are generated from the annotated boxes, not written by people.
 # Written by `python -m pipeline.sample`; edit that, not this.
 name = "sample"

@@ -1,0 +1,80 @@
+"""The rows of one image, gathered into a `Candidate`."""
+
+from collections.abc import Iterable
+
+from bitgen.record import Phrase, Sample, Text
+from pipeline.annotations.boxes import RowError
+from pipeline.manifest import Source
+from pipeline.rows import Candidate, Refusal
+
+
+class Gathering:
+    """Texts, kept rows and refused rows of one image, in the order in which they are added.
+
+    In a training source equal texts with equal phrases become one; an evaluation source keeps every row, since its
+    published counts do.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._texts: list[Text] = []
+        self._rows: list[str] = []
+        self._refused: list[Refusal] = []
+
+    def add(self, row: str, text: object, phrases: tuple[Phrase, ...] = ()) -> None:
+        """A row with its text; refused as `empty_text` when there is none, `bad_span` when a phrase leaves it."""
+        try:
+            self._add((row,), check_text(text) if phrases else check_text(text).strip(), phrases)
+        except RowError as bad:
+            self.refuse(row, bad)
+
+    def add_joined(self, rows: tuple[str, ...], text: str, phrases: tuple[Phrase, ...]) -> None:
+        """Several good rows that one text is made of."""
+        self._add(rows, text, phrases)
+
+    def refuse(self, row: str, bad: RowError) -> None:
+        """A row, or a part of one (`captions.json#12/3`: its box 3), that is left out."""
+        self._refused.append(Refusal(row, bad.reason, str(bad)))
+
+    def candidate(
+        self,
+        key: str,
+        image: str,
+        ids: Iterable[str],
+        width: int = 0,
+        height: int = 0,
+        licence: str = "",
+        url: str = "",
+    ) -> Candidate:
+        """Everything gathered, as one candidate. An empty `licence` becomes the source's."""
+        sample = Sample(
+            key=key,
+            source=self._source.name,
+            split=self._source.split,
+            ids=tuple(sorted(set(ids))),
+            width=width,
+            height=height,
+            licence=licence or self._source.licence,
+            url=url,
+            sha256="",
+            texts=tuple(self._texts),
+        )
+        return Candidate(sample, image, tuple(self._rows), tuple(self._refused))
+
+    def _add(self, rows: tuple[str, ...], text: str, phrases: tuple[Phrase, ...]) -> None:
+        for phrase in phrases:
+            if phrase.stop > len(text):
+                raise RowError("bad_span", f"expected a span within {len(text)} characters, found {phrase.stop}")
+        made = Text(text, phrases)
+        if self._source.role == "eval" or made not in self._texts:
+            self._texts.append(made)
+        self._rows += rows
+
+
+def check_text(text: object) -> str:
+    """`text` when there is one. Raises `RowError` as `empty_text`, or as `bad_text` when it has no UTF-8 form."""
+    if not isinstance(text, str) or not text.strip():
+        raise RowError("empty_text", f"expected a text, found {text!r}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RowError("bad_text", f"expected a text with a UTF-8 form, found lone surrogates: {text[:80]!a}")
+    return text
