@@ -7,93 +7,118 @@ What it computes, for tokens x [..., I] and weight W [O, I]:
     w = clip(round(W / mean|W|))       -1, 0 or 1, per tensor
     y = (a wᵀ) · max|n|/127 · mean|W|  [..., O]
 
-The product multiplies whole numbers and adds them in fp32, where every sum below 2^24 is exact, and scales afterwards. So no
-order of summation, no batch and no kernel changes a result, and training computes what an int8 runtime computes.
-Gradients go straight through both roundings, and through neither scale. Training and evaluation are one graph.
+The product multiplies whole numbers and adds them in fp32, where every sum below 2^24 is exact, and scales afterwards.
+So no order of summation, no batch and no kernel changes it, and training computes what an int8 runtime computes.
+Gradients go straight through both roundings and through neither scale. Training and evaluation are one graph.
 
-The norm divides a token by one number, which the rounding to its own largest value takes out again: the codes are taken from x
+The norm divides a token by one number, which dividing by its own largest value undoes: the codes are taken from x
 itself, and the norm only scales the output.
 
-Source: arXiv 2402.17764 (absmean, absmax, straight-through); norm inside the layer: github.com/pytorch/ao, quantized_training.
+Source: arXiv 2402.17764 (absmean, absmax, straight-through); github.com/pytorch/ao, quantized_training (norm inside).
 """
+
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 LEVELS = 127
 """The largest activation code."""
+WIDEST = 2**24 // LEVELS
+"""Of `in`: up to here every sum of codes is exact in fp32."""
 NORM_EPS = 1e-6
 """Added to the mean square of a token, so that an all-zero one (padding) stays zero."""
-SMALLEST_SCALE = 1e-5
-"""Of a weight: a tensor of zeros has codes of zero, not NaN."""
+SMALLEST_MEAN = 1e-5
+"""Of |weight|: a tensor of zeros has codes of zero, not NaN."""
 SMALLEST_PEAK = 1e-30
-"""Of a token, likewise."""
+"""Of |x| in a token, likewise."""
 
 
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes -1, 0, 1 in fp32, shaped like `weight`, and their scale, a scalar: codes times scale stand for the weight."""
+    """Codes -1, 0 and 1 as bytes, shaped like `weight`, and their scale, a scalar. No gradient."""
     weight = weight.detach().float()
-    scale = weight.abs().mean().clamp_min(SMALLEST_SCALE)
-    return (weight / scale).round_().clamp_(-1, 1), scale
+    magnitude = weight.abs()
+    scale = magnitude.mean().clamp_min_(SMALLEST_MEAN)
+    return torch.div(weight, scale, out=magnitude).round_().clamp_(-1, 1).to(torch.int8), scale
 
 
 def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers in -127..127 as fp32, [..., I], and the scale of each token, [..., 1]; no gradient."""
+    """Codes from -127 to 127 as bytes, shaped like x [..., I], and each token's scale, [..., 1]. No gradient."""
     x = x.detach().float()
-    peak = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK)
-    return (x * (LEVELS / peak)).round_(), peak / LEVELS
+    magnitude = x.abs()
+    peak = magnitude.amax(-1, keepdim=True).clamp_min_(SMALLEST_PEAK)
+    return torch.mul(x, LEVELS / peak, out=magnitude).round_().to(torch.int8), peak.div_(LEVELS)
 
 
 def inverse_rms(x: Tensor) -> Tensor:
-    """1 / rms of each token, [..., 1], of x [..., I] in fp32."""
-    return torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + NORM_EPS)
+    """1 / rms of each token of x [..., I], [..., 1] in fp32. No gradient."""
+    length = torch.linalg.vector_norm(x.detach().float(), dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+
+
+@cache
+def _has_byte_products() -> bool:
+    """Whether this CPU multiplies bytes in hardware (VNNI); elsewhere torch's byte product is a plain loop."""
+    return torch.cpu._is_vnni_supported()
+
+
+def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
+    """codes weight_codesᵀ of bytes [M, I] and [O, I], [M, O]: exact whole numbers in fp32, on every device.
+
+    In bytes on a CPU that can (2.1 times as fast as fp32 for [2048, 128] x [128, 256] on one AVX512 thread), else in
+    fp32, TF32 included: its 10 bits hold every code.
+    """
+    if codes.device.type == "cpu" and _has_byte_products():
+        return torch._int_mm(codes, weight_codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.mm(codes.float(), weight_codes.float().t())
 
 
 class _Ternary(torch.autograd.Function):
-    """x [M, I], weight [O, I] -> [M, O] in fp32. Keeps x, its codes as bytes and two numbers a token for the backward pass."""
+    """x [M, I], weight [O, I] -> [M, O] in fp32. Keeps x, its codes as bytes and two numbers a token."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         weight_codes, weight_scale = ternarise(weight)
         codes, scale = quantise_activations(x)
-        inverse = inverse_rms(x.detach().float())
+        inverse = inverse_rms(x)
         scale = scale * inverse
-        ctx.save_for_backward(x, codes.to(torch.int8), scale, inverse, weight_codes, weight_scale)
-        return torch.mm(codes, weight_codes.t()).mul_(scale).mul_(weight_scale)
+        ctx.save_for_backward(x, codes, scale, inverse, weight_codes, weight_scale)
+        return multiply(codes, weight_codes).mul_(scale * weight_scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        needs_x, needs_weight = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
-        (gradient,) = gradients
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors
+        to_x = to_weight = None
         with torch.autocast(gradient.device.type, enabled=False):
             gradient = gradient.float()
-            to_x = to_weight = None
-            if needs_weight:
-                to_weight = torch.mm(gradient.t(), codes * scale)
-            if needs_x:
-                to_norm = torch.mm(gradient, weight_codes * weight_scale).mul_(inverse)
-                # d(x r)/dx with r = 1/rms(x): r (g - x r² mean(g x)); `to_norm` is r g already.
+            if ctx.needs_input_grad[1]:
+                to_weight = torch.mm(gradient.t(), codes.float().mul_(scale))
+            if ctx.needs_input_grad[0]:
+                # n = r x with r = 1 / rms(x), so with h = r dL/dn: dL/dx = h - x r² mean(h x).
+                to_x = torch.mm(gradient, weight_codes * weight_scale).mul_(inverse)
                 wide = x.float()
-                along = torch.linalg.vecdot(to_norm, wide).unsqueeze(-1).mul_(inverse.square() / x.shape[-1])
-                to_x = to_norm.addcmul_(wide, along, value=-1).to(x.dtype)
+                along = (to_x * wide).mean(-1, keepdim=True).mul_(inverse.square())
+                to_x = to_x.addcmul_(wide, along, value=-1).to(x.dtype)
         return to_x, to_weight
 
 
 class BitLinear(nn.Module):
     """RMSNorm and a linear map without bias, [..., in] -> [..., out], in ternary weights and 8-bit activations.
 
-    `ternary=False` is the full-precision twin: the same parameters, norm and shapes without the two roundings.
-    `weight` [out, in] is the latent full-precision one in both cases.
+    `ternary=False` is the full-precision twin: the same parameters, norm and shapes without the two roundings. Either
+    way `weight` [out, in] is the latent full-precision one, drawn so that outputs start with a variance of about 1.
 
     The ternary map runs in fp32 whatever autocast says, and returns fp32; the twin follows autocast.
     """
 
     def __init__(self, in_width: int, out_width: int, ternary: bool = True) -> None:
         super().__init__()
+        if not 0 < in_width <= WIDEST:
+            raise ValueError(f"expected an input width from 1 to {WIDEST}, came {in_width}")
         self.in_width, self.out_width, self.ternary = in_width, out_width, ternary
         self.weight = nn.Parameter(torch.empty(out_width, in_width))
         nn.init.normal_(self.weight, std=in_width**-0.5)
@@ -102,7 +127,8 @@ class BitLinear(nn.Module):
         if not self.ternary:
             return functional.linear(functional.rms_norm(x, (self.in_width,), eps=NORM_EPS), self.weight)
         with torch.autocast(x.device.type, enabled=False):
-            return _Ternary.apply(x.reshape(-1, self.in_width), self.weight).view(*x.shape[:-1], self.out_width)
+            rows = x.reshape(-1, self.in_width)
+            return _Ternary.apply(rows, self.weight).view(*x.shape[:-1], self.out_width)  # pyright: ignore
 
     def extra_repr(self) -> str:
         return f"{self.in_width}, {self.out_width}, ternary={self.ternary}"
