@@ -1,0 +1,202 @@
+"""The whole model: tensors become features. Parts are in the files beside this one.
+
+    images -> DINOv2 under LoRA -> compressor + 2-D positions -> start --[image-side layers]--> dual -> pooled -> embedding
+    texts  -> token + position  -> BitNet encoder ----------> start --[fused text layers]----> dual -> mean   -> embedding
+
+`start` states go into the fused layers a second time with cross-attention for matching and grounding; `dual` states feed
+contrast, captioning and the memory, and never pay for fusion.
+
+Axes: B images, T texts, Q image-text pairs, L tokens, N patches, P phrases, d width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitgen.model.fusion import Layer, fuse
+from bitgen.model.grounding import Grounded, GroundingHead
+from bitgen.model.language import CaptionDecoder, TextEncoder
+from bitgen.model.memory import EpisodicMemory
+from bitgen.model.vision import Compressor, VisionTower
+from bitgen.training.config import ModelConfig, VisionConfig
+
+
+@dataclass(frozen=True)
+class ImageStates:
+    start: Tensor
+    """[B, N, d] before the image-side layers."""
+    dual: Tensor
+    """[B, N, d] after them, without cross-attention."""
+    code: Tensor
+    """[B, d] attention-pooled `dual`: what addresses the memory."""
+    embedding: Tensor
+    """[B, d] unit vectors."""
+
+
+@dataclass(frozen=True)
+class TextStates:
+    start: Tensor
+    """[T, L, d] before the fused layers."""
+    dual: Tensor
+    """[T, L, d] after them, without cross-attention."""
+    code: Tensor
+    """[T, d] mean of `dual` over tokens that are not padding: what the memory stores."""
+    embedding: Tensor
+    """[T, d] unit vectors."""
+    mask: Tensor
+    """[T, L] bool, true on tokens that are not padding."""
+
+
+class AttentionPool(nn.Module):
+    """A learned query's softmax-weighted mean of states, in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(width) * 0.02)
+        self.key = nn.Linear(width, width)
+
+    def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, d] from [B, N, d]; `mask` [B, N] is true where a state counts."""
+        scores = (self.key(states) @ self.query).float() / math.sqrt(states.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return torch.einsum("bn,bnd->bd", scores.softmax(dim=-1), states.float())
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """[T, d] mean of `states` [T, L, d] where `mask` [T, L] is true, in float32."""
+    weights = mask.float()
+    return torch.einsum("tl,tld->td", weights, states.float()) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def grid_positions(side: int, width: int) -> Tensor:
+    """[side * side, width] sine and cosine of row and column, half of the width each, row by row.
+
+    Source: arXiv 1706.03762, section 3.5, in two dimensions as in MAE, arXiv 2111.06377. Coordinates are scaled to a
+    16 x 16 grid, so that another resolution sees the same field more finely.
+    """
+    frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angle = (torch.arange(side) + 0.5)[:, None] * (16 / side) * frequency
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+
+class Temperature(nn.Module):
+    """A learned temperature, kept as the logarithm of its inverse and within [0.01, 0.5] (Source: ALBEF, arXiv 2107.07651)."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(start)))
+
+    def forward(self) -> Tensor:
+        """The inverse temperature, 2 to 100."""
+        with torch.no_grad():
+            self.log_scale.clamp_(math.log(2), math.log(100))
+        return self.log_scale.float().exp()
+
+
+def build_tower(config: VisionConfig) -> VisionTower:
+    """The vision tower that a configuration names. Raises `VisionError` where stock weights are not to be had."""
+    if config.weights == "stock":
+        return VisionTower(config.model, config.mode, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
+    shape = {
+        "model_type": "dinov2",
+        "hidden_size": config.random_width,
+        "num_hidden_layers": config.random_layers,
+        "num_attention_heads": config.random_heads,
+        "patch_size": config.random_patch_px,
+        "image_size": 16 * config.random_patch_px,
+    }
+    return VisionTower(
+        "random", config.mode, "random", config=shape, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha
+    )
+
+
+class BitGen(nn.Module):
+    """The model of a `ModelConfig`. Losses are in `bitgen/objectives`, training in `bitgen/training`.
+
+    Args:
+        config: sizes and switches.
+        vision: the tower to use, such as one rebuilt from a checkpoint; by default the one that the config names.
+    """
+
+    def __init__(self, config: ModelConfig, vision: VisionTower | None = None) -> None:
+        super().__init__()
+        d, heads, ffn, ternary = config.width, config.heads, config.ffn, config.ternary
+        self.config = config
+        self.vision = vision if vision is not None else build_tower(config.vision)
+        self.compressor = Compressor(self.vision.width, config.compressor_width, d)
+        self.image_layers = nn.ModuleList(
+            Layer(d, heads, ffn, ternary, fused=True) for _ in range(config.fusion_layers)
+        )
+        self.image_norm = nn.LayerNorm(d)
+        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary)
+        self.image_pool = AttentionPool(d)
+        self.itc_temperature = Temperature(config.temperature)
+        self.region_temperature = Temperature(config.temperature)
+        self.image_projection = nn.Linear(d, d, bias=False)
+        self.text_projection = nn.Linear(d, d, bias=False)
+        self.match_image = nn.Linear(d, d)
+        self.match_text = nn.Linear(d, d)
+        self.match_head = nn.Linear(2 * d, 2)
+        self.memory = EpisodicMemory(config.memory_slots, d)
+        self.reading_projection = nn.Linear(d, d)
+        self.decoder = CaptionDecoder(d, heads, ffn, config.decoder_layers, ternary)
+        self.grounding = GroundingHead(d, heads, ffn, config.grounding_layers)
+
+    def encode_image(self, images: Tensor) -> ImageStates:
+        """States and unit embeddings of `images` [B, 3, S, S] uint8, in dual-encoder mode."""
+        start = self.compressor(self.vision(images))
+        side = images.shape[-1] // self.vision.patch_px
+        start = start + grid_positions(side, start.shape[-1]).to(start)
+        dual = start
+        for layer in self.image_layers:
+            dual = layer(dual)
+        dual = self.image_norm(dual)
+        code = self.image_pool(dual)
+        return ImageStates(start, dual, code, F.normalize(self.image_projection(code).float(), dim=-1))
+
+    def encode_text(self, token_ids: Tensor, mask: Tensor) -> TextStates:
+        """States and unit embeddings of `token_ids` [T, L], `mask` [T, L] true off padding, in dual-encoder mode."""
+        start = self.text.start(token_ids, mask)
+        dual = self.text.finish(start, mask)
+        code = masked_mean(dual, mask)
+        return TextStates(start, dual, code, F.normalize(self.text_projection(code).float(), dim=-1), mask)
+
+    def fuse(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Fused patch tokens [Q, N, d] and text states [Q, L, d] of Q pairs of start states."""
+        image, text = fuse(self.image_layers, self.text.fused_layers, image_start, text_start, text_mask)
+        return self.image_norm(image), self.text.norm(text)
+
+    def match_logits(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> Tensor:
+        """[Q, 2] logits that the two of a pair do not, or do, belong together. Start states as in `fuse`."""
+        image, text = self.fuse(image_start, text_start, text_mask)
+        pooled = [self.match_image(image.mean(dim=1)), self.match_text(masked_mean(text, text_mask).to(text.dtype))]
+        return self.match_head(torch.cat(pooled, dim=-1).tanh()).float()
+
+    def match(self, image: ImageStates, text: TextStates, image_rows: Tensor, text_rows: Tensor) -> Tensor:
+        """[Q] log-odds that image `image_rows[q]` and text `text_rows[q]` belong together."""
+        logits = self.match_logits(image.start[image_rows], text.start[text_rows], text.mask[text_rows])
+        return logits[:, 1] - logits[:, 0]
+
+    def ground(
+        self,
+        image: ImageStates,
+        text: TextStates,
+        text_image: Tensor,
+        phrase_text: Tensor,
+        phrase_slot: Tensor,
+        phrase_tokens: Tensor,
+        slots: int,
+    ) -> Grounded:
+        """Box and heat-map of P phrases; the last five arguments as in `Batch` (`slots`: its `max_slots`)."""
+        patches, states = self.fuse(image.start[text_image], text.start, text.mask)
+        return self.grounding(patches, states, phrase_text, phrase_slot, phrase_tokens, slots)
+
+    def caption(self, image: ImageStates, max_tokens: int = 24) -> list[list[int]]:
+        """Greedy captions with an empty memory: ids of each image without end-of-text."""
+        return self.decoder.greedy(self.text.token, image.dual, max_tokens)

@@ -1,0 +1,96 @@
+"""Episodes: write a caption under one half of an image's patches, recall it with the other half.
+
+An episode is up to `size` images of the batch with one memory (Source: Larimar, arXiv 2403.11901; its episodes are
+random samples too). An image takes part when it has two texts, was drawn, and no earlier image of its episode shows the
+same photograph. It is written as (code of one random half of its patches, code of its first text) and recalled with the
+code of the other half; from that half and the recalled code the decoder predicts its second text, so nothing that is
+decoded was ever written. All other images decode their first text with all patches and an empty memory.
+
+Axes: B images, E episodes, S images an episode, N patches, T texts, d width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitgen.model.bitgen import BitGen, ImageStates, TextStates
+
+
+@dataclass(frozen=True)
+class Recall:
+    context: Tensor
+    """[B, N + 1, d] dual-mode patch tokens and, last, what was read from the memory."""
+    context_mask: Tensor
+    """[B, N + 1] bool: which patches the decoder sees; the reading only where the image took part."""
+    target: Tensor
+    """[B] the row of the text to decode."""
+    kl: Tensor
+    """Divergence of the written memories from the prior, per slot and width; a scalar."""
+
+
+def random_halves(uniform: Tensor) -> Tensor:
+    """[B, N] bool from draws [B, N]: true on the half of the patches with the lower draws."""
+    order = uniform.argsort(dim=1).argsort(dim=1)
+    return order < uniform.shape[1] // 2
+
+
+def recall_episodes(
+    model: BitGen,
+    image: ImageStates,
+    text: TextStates,
+    first_text: Tensor,
+    second_text: Tensor,
+    image_ids: Tensor,
+    takes_part: Tensor,
+    halves: Tensor,
+    size: int,
+) -> Recall:
+    """What the decoder may see of each image, and which text it is to predict.
+
+    Args:
+        first_text, second_text, image_ids: [B], as in `Batch`.
+        takes_part: [B] bool, drawn for an episode.
+        halves: [B, N] bool, the half that is written.
+        size: S.
+    """
+    takes_part = takes_part & (second_text >= 0)
+    by_episode = _Episodes(halves.shape[0], size)
+    ids, active = by_episode.split(image_ids), by_episode.split(takes_part)
+    same_earlier = (ids[:, :, None] == ids[:, None, :]) & active[:, None, :]
+    active = active & ~same_earlier.tril(diagonal=-1).any(dim=2)
+    takes_part = by_episode.join(active)
+
+    written = model.image_pool(image.dual, halves)
+    asked = model.image_pool(image.dual, ~halves)
+    state = model.memory.empty(active.shape[0])
+    state = model.memory.write(
+        state, by_episode.split(written), by_episode.split(text.code[first_text].float()), active
+    )
+    reading = model.memory.read(state, by_episode.split(asked))
+    recalled = by_episode.join(reading.values * reading.confidence[..., None])
+    token = model.reading_projection(recalled.to(image.dual.dtype))
+
+    seen = torch.where(takes_part[:, None], ~halves, torch.ones_like(halves))
+    return Recall(
+        context=torch.cat([image.dual, token[:, None].to(image.dual.dtype)], dim=1),
+        context_mask=torch.cat([seen, takes_part[:, None]], dim=1),
+        target=torch.where(takes_part, second_text, first_text),
+        kl=model.memory.kl(state),
+    )
+
+
+class _Episodes:
+    """B rows as [E, S] with padding, and back."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+        self.padding = -count % size
+
+    def split(self, rows: Tensor) -> Tensor:
+        padded = F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, self.padding))
+        return padded.unflatten(0, (-1, self.size))
+
+    def join(self, episodes: Tensor) -> Tensor:
+        return episodes.flatten(0, 1)[: self.count]

@@ -1,0 +1,43 @@
+"""Past image and text embeddings, as further negatives for contrast (Source: MoCO's queue, arXiv 1911.05722; without a
+momentum encoder, as FIBER)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class FeatureQueue(nn.Module):
+    """The last `size` gathered pairs of embeddings, equal on all ranks. Buffers only; nothing here trains.
+
+    Axes: K size, d width, G rows of one enqueue.
+    """
+
+    images: Tensor
+    texts: Tensor
+    image_ids: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, width))
+        self.register_buffer("texts", torch.zeros(size, width))
+        self.register_buffer("image_ids", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def filled(self) -> Tensor:
+        """[K] bool, true where something was enqueued."""
+        return torch.arange(self.images.shape[0], device=self.count.device) < self.count
+
+    @torch.no_grad()
+    def enqueue(self, images: Tensor, texts: Tensor, image_ids: Tensor) -> None:
+        """Put G rows over the oldest: unit embeddings [G, d] twice, ids [G]. Call it after the loss that read the queue,
+        with what all ranks gathered: an entry of this very step would be its own negative."""
+        size = self.images.shape[0]
+        if size == 0:
+            return
+        rows = min(size, images.shape[0])
+        slots = (self.count + torch.arange(rows, device=self.count.device)) % size
+        self.images[slots] = images[-rows:].float()
+        self.texts[slots] = texts[-rows:].float()
+        self.image_ids[slots] = image_ids[-rows:]
+        self.count += rows

@@ -1,0 +1,128 @@
+"""One forward pass of a micro-batch: every loss that a phase asks for, by name, and their weighted sum.
+
+Vision runs once for all losses and all texts of an image. Axes as in `Batch`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bitgen.batch import Batch
+from bitgen.model.bitgen import BitGen, ImageStates, TextStates
+from bitgen.model.grounding import span_means
+from bitgen.objectives.boxes import enclose
+from bitgen.objectives.captioning import next_token_loss, predicted
+from bitgen.objectives.contrastive import image_text_contrast
+from bitgen.objectives.grounding import grounding_losses, phrase_coverage, region_contrast
+from bitgen.objectives.matching import image_text_matching
+from bitgen.objectives.memory import random_halves, recall_episodes
+from bitgen.objectives.queue import FeatureQueue
+from bitgen.training.config import LossConfig
+from bitgen.training.distributed import rank, weighted_mean, world
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Every random choice of one micro-step, for this rank's rows."""
+
+    negatives: Tensor
+    """[B, 2] uniform, for hard negatives."""
+    episode: Tensor
+    """[B] uniform, for taking part in an episode."""
+    patches: Tensor
+    """[B, N] uniform, for the halves."""
+
+
+def draw(seed: int, micro_step: int, rows: int, patches: int, device: torch.device) -> Draws:
+    """The choices of one micro-step: a function of the seed and the global row only, whatever the number of ranks.
+
+    Args:
+        rows: B, this rank's; all ranks hold as many.
+        patches: N.
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + micro_step)
+    table = torch.rand(rows * world(), patches + 3, generator=generator)
+    own = table[rank() * rows : (rank() + 1) * rows].to(device, non_blocking=True)
+    return Draws(own[:, :2], own[:, 2], own[:, 3:])
+
+
+class Objective(nn.Module):
+    """The model with its losses: what a trainer, or DDP, calls."""
+
+    def __init__(self, model: BitGen, config: LossConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.queue = FeatureQueue(config.queue, model.config.width)
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        """Scalars by name; `loss` is the weighted sum. A loss whose weight is 0 is not computed."""
+        config, model = self.config, self.model
+        image = model.encode_image(batch.images)
+        text = model.encode_text(batch.token_ids, batch.token_mask)
+        scale = model.itc_temperature()
+        parts: dict[str, Tensor] = {}
+        if config.itm:  # before contrast, whose enqueue must be the last use of this step's embeddings
+            parts["itm"] = image_text_matching(
+                model, image, text, batch.first_text, batch.image_ids, scale.detach(), draws.negatives
+            )
+        if config.itc:
+            parts["itc"] = image_text_contrast(
+                image.embedding, text.embedding[batch.first_text], batch.image_ids, self.queue, scale
+            )
+        if config.text:
+            parts["text"], parts["memory_kl"] = self._captioning(image, text, batch, draws)
+        if config.grounding or config.region:  # also without a phrase: ranks must agree on what they compute
+            parts |= self._grounding(image, text, batch)
+        weights = {"itc": config.itc, "itm": config.itm, "text": config.text, "memory_kl": config.memory_kl}
+        weights |= {"grounding": config.grounding, "region": config.region}
+        total = sum((weights[name] * value for name, value in parts.items() if name in weights), torch.zeros(()))
+        return {"loss": total, "temperature": 1 / scale.detach(), **parts}
+
+    def _captioning(self, image: ImageStates, text: TextStates, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+        recall = recall_episodes(
+            self.model,
+            image,
+            text,
+            batch.first_text,
+            batch.second_text,
+            batch.image_ids,
+            draws.episode < self.config.episode_share,
+            random_halves(draws.patches),
+            self.config.episode,
+        )
+        ids, mask = batch.token_ids[recall.target], batch.token_mask[recall.target]
+        embedding = self.model.text.token
+        states = self.model.decoder(ids, embedding, recall.context, recall.context_mask)
+        total = next_token_loss(states, embedding.weight, ids, mask, self.config.label_smoothing)
+        count = predicted(mask).float()
+        return weighted_mean(total / count, count), recall.kl
+
+    def _grounding(self, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
+        phrases = batch.phrase_text.shape[0]
+        side = round(image.dual.shape[1] ** 0.5)
+        cover = phrase_coverage(batch.boxes, batch.box_phrase, phrases, side)
+        target = enclose(batch.boxes, batch.box_phrase, phrases)
+        ones = torch.ones(phrases, device=target.device)
+        parts: dict[str, Tensor] = {}
+        if self.config.grounding:
+            predicted_boxes = self.model.ground(
+                image,
+                text,
+                batch.text_image,
+                batch.phrase_text,
+                batch.phrase_slot,
+                batch.phrase_tokens,
+                max(batch.max_slots, 1),
+            )
+            losses = grounding_losses(predicted_boxes, target, cover)
+            parts |= {name: weighted_mean(value, ones) for name, value in losses.items()}
+            parts["grounding"] = 5 * parts["l1"] + 2 * parts["giou"] + parts["focal"] + parts["dice"]
+        if self.config.region:
+            means = span_means(text.dual, batch.phrase_text, batch.phrase_tokens)
+            loss, counts = region_contrast(
+                image.dual, means, cover, target, batch.text_image[batch.phrase_text], self.model.region_temperature()
+            )
+            parts["region"] = weighted_mean(loss, counts.float())
+        return parts

@@ -1,0 +1,231 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, read without running any code from them.
+
+runs/<name>/config.json
+runs/<name>/checkpoints/step-00001200/model.safetensors     the model, what is published
+                                      trainer.safetensors   optimizer moments and queues
+                                      state.json            step, position, configuration, hold-out hash, versions
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bitgen.model.bitgen import BitGen
+from bitgen.model.vision import VisionTower
+from bitgen.objectives.total import Objective
+from bitgen.training.config import ConfigError, TrainConfig
+
+FORMAT_VERSION = 1
+MODEL, TRAINER, STATE = "model.safetensors", "trainer.safetensors", "state.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged, of another shape or format, or could not be written."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands, all of it plain values: the random choices follow from the seed and the step."""
+
+    step: int
+    """Optimizer steps done."""
+    position: int
+    """Draws of the stream done."""
+    samples_per_epoch: int
+    config: TrainConfig
+    holdout_sha256: str
+    """Of the evaluation images that the training shards leave out."""
+    vision: dict[str, Any]
+    """The shape of the vision tower, as `VisionTower.config_dict` gives it."""
+    best_figure: float | None = None
+    best_step: int | None = None
+    validations_without_better: int = 0
+
+
+def write_file(path: Path, content: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State) -> Path:
+    """Write `run/checkpoints/step-...` and return it. Raises `CheckpointError`; then nothing new stays behind."""
+    folder = run / "checkpoints" / f"step-{state.step:08d}"
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(_plain(objective.model.state_dict()), temporary / MODEL, metadata={"format": "pt"})
+        save_file(_trainer_tensors(objective, optimizer), temporary / TRAINER, metadata={"format": "pt"})
+        (temporary / STATE).write_text(_state_json(state), encoding="utf-8")
+        for name in (MODEL, TRAINER, STATE):
+            _sync(temporary / name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"expected to write a checkpoint, found {error}: {folder}") from error
+    return folder
+
+
+def prune(run: Path, keep: int, best_step: int | None) -> None:
+    """Delete all checkpoints but the last `keep` and the best."""
+    for folder in list_checkpoints(run)[: -max(keep, 1)]:
+        if folder.name != f"step-{best_step or 0:08d}":
+            shutil.rmtree(folder)
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest first. Unfinished ones have other names."""
+    return sorted(run.glob("checkpoints/step-*"))
+
+
+def find(path: str | Path, last: bool = False) -> Path:
+    """The checkpoint folder that `path` means: itself, a run's best (its last where none was validated), or hf://owner/name.
+
+    Args:
+        last: prefer a run's last checkpoint, as resuming does.
+    """
+    if str(path).startswith("hf://"):
+        return _download(str(path)[len("hf://") :])
+    path = Path(path)
+    if (path / MODEL).is_file():
+        return path
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
+        raise CheckpointError(
+            f"expected a run folder, a checkpoint folder or hf://owner/name, found no {MODEL}: {path}"
+        )
+    best = read_state(checkpoints[-1]).best_step
+    preferred = path / "checkpoints" / f"step-{best or 0:08d}"
+    return preferred if preferred.is_dir() and not last else checkpoints[-1]
+
+
+def read_state(folder: Path) -> State:
+    """The `state.json` of a checkpoint folder."""
+    try:
+        fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        found = fields.pop("format_version")
+        if found != FORMAT_VERSION:
+            raise CheckpointError(f"expected checkpoint format {FORMAT_VERSION}, found {found}: {folder}")
+        del fields["versions"]
+        return State(**{**fields, "config": TrainConfig.from_json(json.dumps(fields["config"]))})
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"expected a readable {STATE}, found {error!r}: {folder}") from error
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[BitGen, State]:
+    """The model of a checkpoint in evaluation mode, and its state. Needs no hub: shape and weights are in the folder."""
+    folder = find(path)
+    state = read_state(folder)
+    model = build_model(state)
+    load_weights(model, folder)
+    return model.to(device).eval(), state
+
+
+def build_model(state: State) -> BitGen:
+    """A model of the checkpoint's shape, its weights still to come."""
+    vision = state.config.model.vision
+    tower = VisionTower(
+        vision.model,
+        vision.mode,
+        "none",
+        config=state.vision,
+        lora_rank=vision.lora_rank,
+        lora_alpha=vision.lora_alpha,
+    )
+    return BitGen(state.config.model, tower)
+
+
+def load_weights(model: BitGen, folder: Path) -> None:
+    """Fill `model` from a checkpoint folder. Raises `CheckpointError` where names or shapes differ."""
+    tensors = _read(folder / MODEL)
+    expected = model.state_dict()
+    missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unknown:
+        raise CheckpointError(
+            f"expected the {len(expected)} tensors of this model, found {len(missing)} missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}: {folder / MODEL}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"expected {name} of shape {list(expected[name].shape)}, found {list(tensor.shape)}: {folder / MODEL}"
+            )
+    model.load_state_dict(tensors)
+
+
+def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Put the optimizer's moments and the queue back."""
+    tensors = _read(folder / TRAINER)
+    queue = {name[len("queue.") :]: tensors.pop(name) for name in list(tensors) if name.startswith("queue.")}
+    parameters = dict(objective.named_parameters())
+    try:
+        objective.queue.load_state_dict(queue)
+        for name, tensor in tensors.items():
+            moment, _, parameter = name.partition(".")
+            optimizer.state[parameters[parameter]][moment] = tensor.to(parameters[parameter].device)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"expected the trainer state of this run, found {error}: {folder / TRAINER}") from error
+
+
+def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"queue.{name}": value for name, value in objective.queue.state_dict().items()}
+    for name, parameter in objective.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment}.{name}"] = value
+    return _plain(tensors)
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected a readable safetensors file, found {error}: {path}") from error
+
+
+def _state_json(state: State) -> str:
+    fields = {**state.__dict__, "config": json.loads(state.config.to_json()), "format_version": FORMAT_VERSION}
+    fields["versions"] = {name: version(name) for name in ("bitgen", "torch", "transformers", "peft")}
+    return json.dumps(fields, indent=2, sort_keys=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download  # here: only hf:// paths need the hub's client
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[MODEL, STATE]))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"expected a model repository, found {error}: hf://{repository}") from error

@@ -1,0 +1,231 @@
+"""A run is one frozen `TrainConfig`; a phase (`phases.py`) is a function that returns one. Every field is a flag."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A configuration holds a value outside its range, or a stored one has unknown fields."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = "data"
+    """Folder that holds shards/."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size."""
+    validation: tuple[str, ...] = ()
+    """Dataset folders below shards/ to validate on."""
+    samples_per_epoch: int = 0
+    """Draws that make one epoch; 0: the size of the mixture."""
+    image_px: int = 224
+    """Side of the square that the vision tower sees; a multiple of its patch."""
+    crop_scale_min: float = 1.0
+    """Least area of the random crop as a share of the image; 1 keeps the whole image."""
+    texts_per_image: int = 2
+    """Texts of one image in one step."""
+    max_tokens: int = 256
+    """Longest text, its two end-of-text tokens included."""
+    workers: int = 0
+    """Decoding threads; 0: one a core."""
+    allow_other_holdout: bool = False
+    """Train on shards that were built under different hold-out lists."""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    model: str = "facebook/dinov2-base"
+    """A DINOv2 on the hub (small, base, large, with registers), or a local folder."""
+    weights: Literal["stock", "random"] = "stock"
+    """Pretrained weights, or random ones of the size that the random_* fields give."""
+    mode: Literal["lora", "frozen", "full"] = "lora"
+    """What of the tower trains: adapters on its queries and values, nothing, or everything."""
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    """The adapters' output is scaled by lora_alpha / lora_rank."""
+    random_width: int = 192
+    random_layers: int = 4
+    random_heads: int = 3
+    random_patch_px: int = 14
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    width: int = 128
+    """Of text states and compressed patch tokens, d."""
+    compressor_width: int = 384
+    """Hidden width between the vision tower's tokens and d."""
+    heads: int = 4
+    ffn: int = 256
+    """Hidden width of the feed-forward layers."""
+    text_layers: int = 3
+    fusion_layers: int = 2
+    """Last layers of the text encoder that exchange cross-attention with as many image-side layers."""
+    decoder_layers: int = 2
+    grounding_layers: int = 2
+    memory_slots: int = 32
+    temperature: float = 0.07
+    """Of both contrasts at the start; learned within 0.01 to 0.5."""
+    ternary: bool = True
+    """1.58-bit text, fusion and decoder layers; off gives their full-precision twins."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    batch: int = 128
+    """Images of one micro-step, over all ranks."""
+    accumulation: int = 2
+    """Micro-steps of one optimizer step."""
+    epochs: int = 25
+    lr: float = 2e-4
+    ternary_lr_scale: float = 1.0
+    """Multiplies lr for ternary weights."""
+    lora_lr_scale: float = 1.0
+    """Multiplies lr for the LoRA adapters."""
+    weight_decay: float = 0.02
+    """Not on norms, embeddings, gates, temperatures and vectors."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    warmup_steps: int = 1000
+    """Steps over which lr rises from 0; at most a tenth of the run."""
+    lr_final: float = 0.1
+    """Share of lr that the cosine ends at."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    lora_warmup_epochs: float = 5.0
+    """Epochs of frozen adapters at the start."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    itc: float = 1.0
+    """Weight of image-text contrast."""
+    itm: float = 0.5
+    """Weight of image-text matching with hard negatives."""
+    text: float = 0.5
+    """Weight of next-token prediction by the caption decoder."""
+    grounding: float = 0.0
+    """Weight of 5 L1 + 2 (1 - GIoU) + focal + Dice."""
+    region: float = 0.0
+    """Weight of region-phrase contrast."""
+    memory_kl: float = 0.1
+    """Weight of the memory's divergence from its prior, per slot and width."""
+    queue: int = 4096
+    """Past features that serve as negatives; 0: none."""
+    label_smoothing: float = 0.1
+    episode: int = 16
+    """Images that share one memory."""
+    episode_share: float = 0.6
+    """Of the images with two texts, those that are written and recalled; the rest decode with an empty memory."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    name: str = "coarse"
+    runs: str = "runs"
+    """Folder of all runs."""
+    init: str = ""
+    """Run or checkpoint folder whose weights this run starts from."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on an accelerator that has it, fp32 on a CPU."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one is always written at the end."""
+    keep: int = 3
+    """Checkpoints kept, beside the best and the last."""
+    validate_every: float = 1.0
+    """Epochs between validations; 0: none."""
+    patience: int = 5
+    """Validations without a better figure before the run stops; 0: never."""
+    wandb: bool = False
+    """Also log to Weights & Biases (project bitgen; the key comes from the environment)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    phase: Literal["coarse", "fine"] = "coarse"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        model, optim, data = self.model, self.optim, self.data
+        _hold(model.width % (4 * model.heads) == 0, "model.width", "a multiple of 4 x model.heads", model.width)
+        _hold(
+            0 < model.fusion_layers <= model.text_layers,
+            "model.fusion_layers",
+            "1 to model.text_layers",
+            model.fusion_layers,
+        )
+        _hold(0 < data.crop_scale_min <= 1, "data.crop_scale_min", "within (0, 1]", data.crop_scale_min)
+        _hold(data.texts_per_image >= 1, "data.texts_per_image", "1 or more", data.texts_per_image)
+        _hold(2 < data.max_tokens <= 256, "data.max_tokens", "3 to 256", data.max_tokens)
+        _hold(data.image_px > 0, "data.image_px", "a positive size", data.image_px)
+        _hold(all(w > 0 for w in data.mixture.values()), "data.mixture", "positive weights", data.mixture)
+        _hold(optim.batch >= 2, "optim.batch", "2 or more (a contrast needs a negative)", optim.batch)
+        _hold(optim.accumulation >= 1, "optim.accumulation", "1 or more", optim.accumulation)
+        _hold(optim.epochs >= 1, "optim.epochs", "1 or more", optim.epochs)
+        _hold(optim.lr > 0, "optim.lr", "a positive rate", optim.lr)
+        _hold(0 < self.loss.episode_share <= 1, "loss.episode_share", "within (0, 1]", self.loss.episode_share)
+        _hold(0.01 <= model.temperature <= 0.5, "model.temperature", "0.01 to 0.5", model.temperature)
+        name = self.run.name
+        _hold(
+            bool(name) and not name.startswith((".", "/")) and ".." not in name, "run.name", "a plain folder name", name
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "TrainConfig":
+        """The inverse of `to_json`. Raises `ConfigError` for unknown fields and for what is not a configuration."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"expected a configuration as JSON, found {text[:60]!r}: {error}") from error
+        return _build(TrainConfig, fields, "config")
+
+
+def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
+    if not condition:
+        raise ConfigError(f"expected {name} to be {expected}, found {found!r}")
+
+
+def _build(kind: Any, fields: Any, where: str) -> Any:
+    if not isinstance(fields, dict):
+        raise ConfigError(f"expected {where} to be an object, found {fields!r}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(fields) - set(hints))
+    if unknown:
+        raise ConfigError(f"expected the fields of {kind.__name__} in {where}, found {unknown[0]!r}")
+    values = {}
+    for name, value in fields.items():
+        hint, place = hints[name], f"{where}.{name}"
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(hint, value, place)
+        elif get_origin(hint) is tuple:
+            values[name] = tuple(value)
+        else:
+            _check_type(hint, value, place)
+            values[name] = value
+    return kind(**values)
+
+
+def _check_type(hint: Any, value: Any, where: str) -> None:
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"expected {where} to be one of {get_args(hint)}, found {value!r}")
+    else:
+        kind = origin or hint
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"expected {where} of type {kind.__name__}, found {value!r}")

@@ -1,0 +1,75 @@
+"""What crosses ranks: gathering with gradients, global means. With one process every function is the identity."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+def is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    return distributed.get_rank() if is_distributed() else 0
+
+
+def world() -> int:
+    return distributed.get_world_size() if is_distributed() else 1
+
+
+def join(device: torch.device) -> None:
+    """Join the process group when torchrun started this process (NCCL on an accelerator, Gloo on a CPU)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows; backward sums every rank's gradient for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = rows.shape[0]
+        parts = [torch.empty_like(rows) for _ in range(world())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        distributed.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """[G, ...] rows of all ranks in rank order, from [B, ...] with B equal on all ranks. Gradients flow back."""
+    if world() == 1:
+        return rows
+    if rows.requires_grad:
+        result: Tensor = _Gather.apply(rows)  # pyright: ignore[reportAssignmentType] (apply is untyped)
+        return result
+    parts = [torch.empty_like(rows) for _ in range(world())]
+    distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of `values` by `weights` over the rows of all ranks, scaled so that the mean over ranks is right; a scalar.
+
+    Ranks may hold different numbers of rows. Where no row counts the result is 0, with a zero gradient.
+    """
+    total = weights.sum().detach().float()
+    if world() > 1:
+        distributed.all_reduce(total)
+        total = total / world()
+    return (values * weights).sum() / total.clamp(min=1e-6)
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """True on every rank where it is true on any: all ranks stop together."""
+    if world() == 1:
+        return flag
+    vote = torch.tensor(int(flag), device=device)
+    distributed.all_reduce(vote, op=distributed.ReduceOp.MAX)
+    return bool(vote.item())

@@ -1,0 +1,98 @@
+"""The phases of the curriculum, each a function that returns a whole configuration: read one as code.
+
+Coarse aligns images and texts; fine grounds phrases and starts from a coarse run (Source: FIBER, arXiv 2206.07643). The
+`demo` preset is the same run at a size that two CPU cores train in minutes.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from bitgen.training.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    VisionConfig,
+)
+
+Phase = Literal["coarse", "fine"]
+Preset = Literal["base", "demo"]
+
+
+def coarse() -> TrainConfig:
+    """Image-level alignment: contrast, matching, captions and recall on captioned images."""
+    return TrainConfig(
+        phase="coarse",
+        data=DataConfig(
+            mixture={
+                "coarse/coco-train": 1.0,
+                "coarse/visual_genome-train": 1.0,
+                "coarse/sbu-train": 1.0,
+                "coarse/cc3m-train": 1.0,
+                "coarse/flickr30k-train": 1.0,
+            },
+            validation=("eval/coco-val",),
+            crop_scale_min=0.5,
+            texts_per_image=2,
+        ),
+        run=RunConfig(name="coarse"),
+    )
+
+
+def fine() -> TrainConfig:
+    """Phrase grounding, with a share of captioned images and small contrast and caption losses to keep what was learned."""
+    return TrainConfig(
+        phase="fine",
+        data=DataConfig(
+            mixture={
+                "fine/refcoco-train": 1.0,
+                "fine/refcoco+-train": 1.0,
+                "fine/refcocog-train": 1.0,
+                "fine/mixed-train": 1.0,
+                "fine/flickr30k-entities-train": 1.0,
+                "coarse/coco-train": 0.25,
+            },
+            validation=("eval/refcoco-val",),
+            texts_per_image=4,
+        ),
+        loss=LossConfig(itc=0.25, itm=0.0, text=0.25, grounding=0.5, region=1.0, memory_kl=0.1),
+        run=RunConfig(name="fine"),
+    )
+
+
+def demo(config: TrainConfig) -> TrainConfig:
+    """A phase at demo size: a small tower of random weights, small images, the embedded sample, no validation to stop on."""
+    is_coarse = config.phase == "coarse"
+    captions, sentences = {"coarse/sample-train": 1.0}, {"fine/sample-grounded-train": 1.0}
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            mixture=captions if is_coarse else {**sentences, "coarse/sample-train": 0.5},
+            validation=(),
+            image_px=112,
+            crop_scale_min=1.0,
+        ),
+        model=ModelConfig(vision=VisionConfig(weights="random", lora_rank=8, lora_alpha=8.0)),
+        optim=OptimConfig(
+            batch=29 if is_coarse else 24,
+            accumulation=1,
+            epochs=150,
+            lr=2e-3,
+            lora_warmup_epochs=30.0,
+            warmup_steps=20,
+        ),
+        loss=replace(config.loss, queue=256),
+        run=replace(config.run, validate_every=0.0, patience=0, checkpoint_every=200),
+    )
+
+
+PHASES = {"coarse": coarse, "fine": fine}
+
+
+def configure(phase: Phase, preset: Preset) -> TrainConfig:
+    """The configuration of a phase at a preset's size."""
+    config = PHASES[phase]()
+    return demo(config) if preset == "demo" else config
