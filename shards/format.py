@@ -136,7 +136,7 @@ class ShardWriter:
         """Append a sample whose `width`, `height` and `sha256` describe `image`.
 
         Raises `ShardError` where the key is unsafe or already in this shard, the image is neither JPEG, PNG nor WebP,
-        the digest is not the image's, or a text has no UTF-8 form. Nothing has been written then.
+        the digest is not the image's, there is no text, or one has no UTF-8 form. Nothing has been written then.
         """
         if _KEY.fullmatch(sample.key) is None or sample.key in self._keys:
             reason = "a key of its own" if sample.key in self._keys else f"a key like {_KEY.pattern}"
@@ -145,6 +145,8 @@ class ShardWriter:
         if digest != sample.sha256 or min(sample.width, sample.height) < 1:
             found = f"{sample.sha256!r}, {sample.width}x{sample.height}"
             raise ShardError(f"expected digest {digest} and a size in pixels, found {found}: {sample.key}")
+        if not sample.texts:
+            raise ShardError(f"expected a text, found none: {sample.key}")
         extension = image_extension(image)
         entry = _entry(sample, (self.shard, 0, len(image), 0, 0), extension)  # whatever it refuses, nothing is written
         record = sample.to_json().encode()
@@ -187,7 +189,10 @@ def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sam
     """
     image = _member(shard, f"{entry.key}.{entry.extension}", entry.image_offset, entry.image_size, where)
     name = f"{entry.key}.json"
-    return _record(_member(shard, name, entry.json_offset, entry.json_size, where), entry.key, where), image
+    sample = _record(_member(shard, name, entry.json_offset, entry.json_size, where), entry.key, where)
+    if len(sample.texts) != len(entry.tokens):
+        raise ShardError(f"expected {len(entry.tokens)} texts in {name}, found {len(sample.texts)}: {where}")
+    return sample, image
 
 
 def _member(shard: bytes | mmap.mmap, name: str, offset: int, size: int, where: str) -> bytes:

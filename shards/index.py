@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bitgen.record import Sample, image_id
@@ -120,7 +119,7 @@ class ShardIndex:
         folder = Path(folder)
         dataset = _read_dataset(folder / DATASET)
         table = _read_table(folder / INDEX)
-        if table.num_rows and pc.min(table.column("shard")).as_py() < 0:
+        if (table.column("shard").to_numpy() < 0).any():
             raise ShardError(f"expected shards from 0, found a negative one: {folder / INDEX}")
         index = ShardIndex(folder, dataset, table)
         index._check()

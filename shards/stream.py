@@ -1,0 +1,90 @@
+"""Which sample, for which rank: draws from any position of the global order, at any world size."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitgen.batch import Item, bucket, choose_texts
+from bitgen.tokens import MAX_TOKENS
+from shards.format import ShardError
+from shards.index import ShardIndex
+from shards.mixture import Mixture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One rank's part of a global micro-batch."""
+
+    positions: tuple[int, ...]
+    """Consecutive ones, so that ranks in order give the global micro-batch in order."""
+    text_bucket: int
+    """Token positions of every text row: fits the longest text of the whole global micro-batch, so all ranks agree."""
+
+
+class Stream:
+    """Samples of several datasets in the order of a `Mixture`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        indexes: Mapping[str, ShardIndex],
+        mixture: Mixture,
+        *,
+        texts_per_image: int,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        """`indexes` by the names that `mixture` uses. Raises `ShardError` where one is missing."""
+        missing = [name for name in mixture.sources if name not in indexes]
+        if missing:
+            raise ShardError(f"expected an index of {missing}, found {sorted(indexes)}")
+        self.indexes = indexes
+        self.mixture = mixture
+        self.texts_per_image = texts_per_image
+        self.max_tokens = max_tokens
+
+    @staticmethod
+    def open(
+        root: str | Path, weights: Mapping[str, float], *, seed: int, texts_per_image: int, max_tokens: int = MAX_TOKENS
+    ) -> "Stream":
+        """Open the datasets that `weights` names, as `{"coarse/coco-train": 1.0}`, below the folder of all shards.
+
+        Raises `ShardError` where one cannot be opened, `ValueError` where the weights are no mixture of them.
+        """
+        indexes = {name: ShardIndex.open(Path(root) / name) for name, weight in weights.items() if weight != 0}
+        sizes = {name: index.shard_sizes for name, index in indexes.items()}
+        mixture = Mixture({name: weights[name] for name in indexes}, sizes, seed)
+        return Stream(indexes, mixture, texts_per_image=texts_per_image, max_tokens=max_tokens)
+
+    def draw(self, position: int, attempt: int = 0) -> Item:
+        """The sample at `position`; with `attempt` above 0, the one that stands in for it after so many failures.
+
+        Raises `ShardError` where the shard does not hold what its index says, `OSError` where it cannot be read.
+        """
+        place = self.mixture.replacement(position, attempt) if attempt else self.mixture.at(position)
+        sample, image = self.indexes[place.source].read(place.sample)
+        return Item(position, place.epoch, sample, image)
+
+    def micro_batches(self, start_position: int, *, batch: int, rank: int = 0, world: int = 1) -> Iterator[Plan]:
+        """Without end: this rank's part of the global micro-batches of `batch` samples from `start_position` on.
+
+        Rank r of W gets positions [s + r batch / W, s + (r + 1) batch / W). Raises `ValueError` where the world does
+        not divide the batch or the rank is not in the world.
+        """
+        if batch < 1 or world < 1 or batch % world != 0:
+            raise ValueError(f"expected a global micro-batch that {world} ranks divide, found {batch}")
+        if not 0 <= rank < world or start_position < 0:
+            raise ValueError(f"expected a rank of {world} and a position from 0, found {rank} and {start_position}")
+        return self._micro_batches(start_position, batch, rank, batch // world)
+
+    def _micro_batches(self, start: int, batch: int, rank: int, share: int) -> Iterator[Plan]:
+        while True:
+            longest = max(self._longest_text(position) for position in range(start, start + batch))
+            first = start + rank * share
+            yield Plan(tuple(range(first, first + share)), bucket(longest))
+            start += batch
+
+    def _longest_text(self, position: int) -> int:
+        """Tokens of the longest text that the epoch shows of the sample at `position`."""
+        place = self.mixture.at(position)
+        tokens = self.indexes[place.source].tokens(place.sample)
+        chosen = choose_texts(len(tokens), place.epoch, self.texts_per_image)
+        return min(max((int(tokens[t]) for t in chosen), default=0), self.max_tokens)
