@@ -2,12 +2,22 @@
 
 from collections.abc import Mapping
 
+from pipeline.annotations.cc3m import read_cc3m
 from pipeline.annotations.coco import read_coco
+from pipeline.annotations.flickr30k import read_flickr30k
 from pipeline.annotations.mdetr import read_mdetr
+from pipeline.annotations.sbu import read_sbu
+from pipeline.annotations.table import read_table
+from pipeline.annotations.visual_genome import read_visual_genome
 from pipeline.rows import Reader
 
 READERS: Mapping[str, Reader] = {
+    "cc3m": read_cc3m,
     "coco": read_coco,
+    "flickr30k": read_flickr30k,
     "mdetr": read_mdetr,
+    "sbu": read_sbu,
+    "table": read_table,
+    "visual_genome": read_visual_genome,
 }
 """By the name that a manifest's `reader` gives."""

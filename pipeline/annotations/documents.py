@@ -1,12 +1,15 @@
 """Annotation files read with every surprise turned into an `AnnotationError` that says where."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pipeline.rows import AnnotationError
 
+_PIECE_BYTES = 4 << 20
+_ELEMENT_BYTES = 64 << 20
+"""No element of a list is larger: Visual Genome's largest image has under 1 MB of rows."""
 Row = Mapping[str, Any]
 Value = TypeVar("Value", str, int, float, list)
 
@@ -60,3 +63,52 @@ def find_image(folder: Path, roots: Sequence[str], names: Sequence[str]) -> str:
         if any((folder / root / name).is_file() for root in roots):
             return name
     return names[0]
+
+
+def elements(path: Path) -> Iterator[tuple[int, int, Row]]:
+    """(first byte, end byte, object) of every element of a file that is one JSON list of objects.
+
+    The file is read in pieces, so its size does not matter. Strings come as Latin-1, which only keeps bytes and
+    characters in step: use the numbers, then read the element again with `element`. Raises `AnnotationError`.
+    """
+    decoder = json.JSONDecoder()
+    try:
+        with path.open("r", encoding="latin-1", newline="") as file:
+            text, base = file.read(_PIECE_BYTES), 0
+            at = _skip(text, 3 if text.startswith("\u00ef\u00bb\u00bf") else 0, "")
+            if text[at : at + 1] != "[":
+                raise AnnotationError(f"expected a list of objects, found {text[at : at + 20]!r}: {path}")
+            at += 1
+            while True:
+                at = _skip(text, at, ",")
+                try:
+                    if text[at] == "]":
+                        return
+                    row, end = decoder.raw_decode(text, at)
+                except (json.JSONDecodeError, IndexError) as error:
+                    piece = file.read(_PIECE_BYTES)
+                    if not piece or len(text) - at > _ELEMENT_BYTES:
+                        raise AnnotationError(
+                            f"expected whole JSON, found {error} at byte {base + at}: {path}"
+                        ) from error
+                    text, base, at = text[at:] + piece, base + at, 0
+                    continue
+                if not isinstance(row, dict):
+                    raise AnnotationError(f"expected objects, found {row!r:.40} at byte {base + at}: {path}")
+                yield base + at, base + end, row
+                at = end
+    except OSError as error:
+        raise AnnotationError(f"expected an annotation file, found {error.strerror or error}: {path}") from error
+
+
+def element(file: BinaryIO, start: int, stop: int) -> Row:
+    """The object at bytes [start, stop) of a file that `elements` has been through."""
+    file.seek(start)
+    return json.loads(file.read(stop - start))
+
+
+def _skip(text: str, at: int, also: str) -> int:
+    """The next character that is neither white space nor one of `also`."""
+    while at < len(text) and (text[at] in " \t\r\n" or text[at] in also):
+        at += 1
+    return at

@@ -1,0 +1,114 @@
+"""Flickr30k: captions, and the list of a split.
+
+    results_20130124.token:      `1000092795.jpg#0<TAB>caption`
+    dataset_flickr30k.json:      Karpathy's: images[].{filename,split,sentences[].{sentid,raw}}
+    flickr_annotations_30k.csv:  the same splits: raw (a JSON list), filename, split
+    train.txt, val.txt:          Flickr30k Entities': one photo id a line
+
+A source names captions (any of the first three) and, for a part of them, a list: an Entities file, or one of the two
+with splits together with `options.splits` (such as "train"). Where the `.token` file is named, the texts are its.
+Photographs outside the asked part are another source's rows and not counted here.
+"""
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.annotations.boxes import RowError
+from pipeline.annotations.documents import lines, read_json, table, value
+from pipeline.annotations.gathering import Gathering
+from pipeline.manifest import Source
+from pipeline.rows import AnnotationError, Candidate
+
+_NAME = re.compile(r"(\d+)\.jpg")
+_TOKEN_LINE = re.compile(r"(\d+)\.jpg#(\d+)\t(.*)")
+_SPLITS = ("train", "val", "test")
+_Captions = dict[int, list[tuple[str, object]]]
+
+
+def read_flickr30k(source: Source, folder: Path) -> Iterator[Candidate]:
+    """One candidate per photograph, in order of its Flickr id. Raises `AnnotationError`."""
+    asked = str(source.options.get("splits", "")).split()
+    if not set(asked) <= set(_SPLITS):
+        raise AnnotationError(f"expected options.splits of train, val, test, found {asked}: source {source.name}")
+    token: _Captions = {}
+    split: _Captions = {}
+    chosen: set[int] | None = None
+    for name in source.annotations:
+        path = folder / name
+        if path.suffix == ".token":
+            token |= _token(path)
+        elif path.suffix == ".txt":
+            chosen = (chosen or set()) | _entities(path)
+        elif path.suffix in (".json", ".csv"):
+            split |= _karpathy(path, asked) if path.suffix == ".json" else _table(path, asked)
+        else:
+            raise AnnotationError(f"expected .token, .json, .csv or .txt annotations, found {path.name}: {source.name}")
+    texts = token or split
+    if chosen is None:
+        chosen = set(split) if split else set(token)
+    for id in sorted(chosen):
+        gathering = Gathering(source)
+        for row, text in texts.get(id, []):
+            gathering.add(row, text)
+        if not texts.get(id):
+            gathering.refuse(f"image/{id}", RowError("no_text", f"expected captions of {id}.jpg, found none"))
+        yield gathering.candidate(f"flickr-{id}", f"{id}.jpg", (f"flickr:{id}",))
+
+
+def _token(path: Path) -> _Captions:
+    found: _Captions = defaultdict(list)
+    for number, line in enumerate(lines(path), 1):
+        match = _TOKEN_LINE.fullmatch(line.rstrip("\r"))
+        if match:
+            found[int(match[1])].append((f"{path.name}#{match[1]}#{match[2]}", match[3]))
+        elif line.strip():
+            raise AnnotationError(f"expected 1000092795.jpg#0<TAB>caption, found {line[:80]!r}: {path}: line {number}")
+    return found
+
+
+def _entities(path: Path) -> set[int]:
+    words = [(number, line.strip()) for number, line in enumerate(lines(path), 1) if line.strip()]
+    for number, word in words:
+        if not word.isdecimal():
+            raise AnnotationError(f"expected a photo id, found {word[:80]!r}: {path}: line {number}")
+    return {int(word) for _, word in words}
+
+
+def _karpathy(path: Path, asked: list[str]) -> _Captions:
+    found: _Captions = {}
+    for image in table(read_json(path), "images", path):
+        id = _photo_id(value(image, "filename", str, str(path)), path)
+        if not asked or value(image, "split", str, f"{path}: {id}") in asked:
+            sentences = table(image, "sentences", path)
+            found[id] = [(f"{path.name}#{value(s, 'sentid', int, f'{path}: {id}')}", s.get("raw")) for s in sentences]
+    return found
+
+
+def _table(path: Path, asked: list[str]) -> _Captions:
+    found: _Captions = {}
+    reader = csv.DictReader(line + "\n" for line in lines(path))
+    if not {"raw", "filename", "split"} <= set(reader.fieldnames or ()):
+        raise AnnotationError(f"expected columns raw, filename, split, found {reader.fieldnames}: {path}")
+    for row in reader:
+        id = _photo_id(row["filename"], path)
+        if asked and row["split"] not in asked:
+            continue
+        try:
+            texts = json.loads(row["raw"])
+        except json.JSONDecodeError as error:
+            raise AnnotationError(f"expected raw as a JSON list, found {error}: {path}: {id}.jpg") from error
+        if not isinstance(texts, list):
+            raise AnnotationError(f"expected raw as a JSON list, found {texts!r:.80}: {path}: {id}.jpg")
+        found[id] = [(f"{path.name}#{id}#{number}", text) for number, text in enumerate(texts)]
+    return found
+
+
+def _photo_id(name: str, path: Path) -> int:
+    match = _NAME.fullmatch(name or "")
+    if not match:
+        raise AnnotationError(f"expected a name such as 1000092795.jpg, found {name!r}: {path}")
+    return int(match[1])

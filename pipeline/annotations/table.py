@@ -1,0 +1,213 @@
+"""A user's own data: CSV, JSONL or Parquet, one row per image and caption.
+
+    path,caption,boxes,phrases
+    dog.jpg,a dog beside a ball,"[[10,20,200,150],[220,130,40,40]]","[""a dog"",""a ball""]"
+
+| column | |
+|---|---|
+| `path` or `url` | a file under the source's image roots, or an http(s) address; the same one in several rows is one image |
+| `caption` | the text |
+| `boxes` | optional: list of [x, y, w, h] in pixels from the top left corner, as COCO writes them |
+| `phrases` | optional: for each box the words of the caption that it belongs to, or their [start, stop] in characters; without it every box belongs to the whole caption. Words that occur more than once need [start, stop] |
+| `width`, `height` | optional: pixels of the image; needed with boxes of a `url`, else read from the file |
+| `licence` | optional: of this image |
+| `coco_id`, `flickr_id`, `vg_id` | optional: what the image is known as elsewhere, so that evaluation images are recognised |
+
+In CSV, `boxes` and `phrases` are JSON. Other columns are ignored.
+"""  # noqa: E501 (a table)
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from bitgen.record import Box, Phrase
+from pipeline.annotations.boxes import RowError, fraction_box
+from pipeline.annotations.documents import Row
+from pipeline.annotations.gathering import Gathering, check_text
+from pipeline.annotations.ids import coco_id_of_name, ids_of_url
+from pipeline.annotations.links import check_url
+from pipeline.manifest import Source
+from pipeline.rows import AnnotationError, Candidate
+
+_IDS = {"coco_id": "coco", "flickr_id": "flickr", "vg_id": "vg"}
+
+
+def read_table(source: Source, folder: Path) -> Iterator[Candidate]:
+    """One candidate per image, in order of its first row. Raises `AnnotationError`."""
+    images: dict[str, list[tuple[str, Row]]] = {}
+    for name in source.annotations:
+        path = folder / name
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise AnnotationError(f"expected a table of {', '.join(_READERS)}, found {path.name}: source {source.name}")
+        try:
+            for number, row in enumerate(reader(path), 1):
+                if number == 1:
+                    _check_columns(row, path)
+                images.setdefault(_image(row), []).append((f"{path.name}#{number}", row))
+        except OSError as error:
+            raise AnnotationError(f"expected a table, found {error.strerror or error}: {path}") from error
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"expected UTF-8, found {error}: {path}") from error
+    for number, (image, rows) in enumerate(images.items()):
+        yield _candidate(source, folder, f"row-{number:09d}", image, rows)
+
+
+def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tuple[str, Row]]) -> Candidate:
+    gathering = Gathering(source)
+    is_url = "://" in image
+    first = rows[0][1]
+    width = height = 0
+    try:
+        check_url(image) if is_url else _check_path(image)
+        if any(row.get("boxes") for _, row in rows):
+            width, height = _size(first, None if is_url else _find(folder, source, image))
+    except RowError as bad:
+        for label, _ in rows:
+            gathering.refuse(label, bad)
+        return gathering.candidate(key, image, ())
+    for label, row in rows:
+        try:
+            gathering.add(label, row.get("caption"), _phrases(row, width, height))
+        except RowError as bad:
+            gathering.refuse(label, bad)
+    ids = [f"{kind}:{_whole(row, column)}" for _, row in rows for column, kind in _IDS.items() if row.get(column)]
+    coco = None if is_url else coco_id_of_name(PurePosixPath(image).name)
+    ids += [*(ids_of_url(image) if is_url else ()), *([f"coco:{coco}"] if coco is not None else [])]
+    licence = str(first.get("licence") or "")
+    return gathering.candidate(key, image, ids, width, height, licence, image if is_url else "")
+
+
+def _phrases(row: Row, width: int, height: int) -> tuple[Phrase, ...]:
+    """The row's phrases; boxes of one span become one phrase. Raises `RowError`."""
+    boxes, words = _list(row, "boxes", "bad_box"), _list(row, "phrases", "bad_span")
+    if not boxes and not words:
+        return ()
+    caption = check_text(row.get("caption"))
+    if words and len(words) != len(boxes):
+        raise RowError("bad_span", f"expected a phrase for each of {len(boxes)} boxes, found {len(words)}")
+    spans: dict[tuple[int, int], list[Box]] = {}
+    for i, bbox in enumerate(boxes):
+        if not isinstance(bbox, list):
+            raise RowError("bad_box", f"expected x y w h, found {bbox!r}")
+        box = fraction_box(bbox, width, height)
+        spans.setdefault(_span(words[i], caption) if words else (0, len(caption)), []).append(box)
+    return tuple(Phrase(*span, tuple(dict.fromkeys(found))) for span, found in sorted(spans.items()))
+
+
+def _span(words: Any, caption: str) -> tuple[int, int]:
+    if isinstance(words, str) and words:
+        if caption.count(words) != 1:
+            raise RowError("bad_span", f"expected {words!r} once in the caption, found it {caption.count(words)} times")
+        return caption.index(words), caption.index(words) + len(words)
+    if isinstance(words, list) and len(words) == 2 and all(type(n) is int for n in words):
+        start, stop = words
+        if 0 <= start < stop <= len(caption):
+            return start, stop
+    raise RowError("bad_span", f"expected words or [start, stop] within {len(caption)} characters, found {words!r}")
+
+
+def _list(row: Row, column: str, reason: str) -> list[Any]:
+    found = row.get(column)
+    if isinstance(found, str) and found.strip():
+        try:
+            found = json.loads(found)
+        except json.JSONDecodeError as error:
+            raise RowError(reason, f"expected {column} as a JSON list, found {found[:80]!r}: {error}") from error
+    if found is None or found == "":
+        return []
+    if not isinstance(found, list):
+        raise RowError(reason, f"expected {column} as a list, found {found!r:.80}")
+    return found
+
+
+def _size(row: Row, path: Path | None) -> tuple[int, int]:
+    """Width and height in pixels, as the row says, else as the image file's header does. Raises `RowError`."""
+    if row.get("width") and row.get("height"):
+        return _whole(row, "width"), _whole(row, "height")
+    if path is None:
+        raise RowError("no_size", "expected width and height beside the boxes of a url, found none")
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError as error:
+        raise RowError("no_image", f"expected an image under the source's image roots, found none: {path}") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise RowError("decode_error", f"expected an image, found {error}") from error
+
+
+def _find(folder: Path, source: Source, image: str) -> Path:
+    paths = [folder / root / image for root in source.images]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _whole(row: Row, column: str) -> int:
+    try:
+        number = float(row[column])
+    except (TypeError, ValueError):
+        number = 0.5
+    if number != int(number) or number < 1:
+        raise RowError("bad_number", f"expected {column} as a whole number above 0, found {row[column]!r}")
+    return int(number)
+
+
+def _image(row: Row) -> str:
+    return str(row.get("path") or row.get("url") or "").strip()
+
+
+def _check_path(path: str) -> None:
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
+        raise RowError("bad_path", f"expected a path within the image roots, or a url, found {path[:200]!r}")
+
+
+def _check_columns(row: Row, path: Path) -> None:
+    if not {"path", "url"} & set(row) or "caption" not in row:
+        raise AnnotationError(f"expected columns path or url, and caption, found {', '.join(map(str, row))}: {path}")
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    columns = len(reader.fieldnames or ())
+                    raise AnnotationError(f"expected {columns} columns in line {reader.line_num}, found others: {path}")
+                yield row
+        except csv.Error as error:
+            raise AnnotationError(f"expected CSV, found {error} in line {reader.line_num}: {path}") from error
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise AnnotationError(
+                    f"expected one JSON object a line, found {error}: {path}: line {number}"
+                ) from error
+            if not isinstance(row, dict):
+                raise AnnotationError(f"expected one JSON object a line, found {row!r:.80}: {path}: line {number}")
+            yield row
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise AnnotationError(f"expected Parquet, found {error}: {path}") from error
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
