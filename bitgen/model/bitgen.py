@@ -200,3 +200,11 @@ class BitGen(nn.Module):
     def caption(self, image: ImageStates, max_tokens: int = 24) -> list[list[int]]:
         """Greedy captions with an empty memory: ids of each image without end-of-text."""
         return self.decoder.greedy(self.text.token, image.dual, max_tokens)
+
+    def gates(self) -> dict[str, nn.Parameter]:
+        """The scalar in front of every cross-attention, by name."""
+        sides = {"image": self.image_layers, "text": self.text.fused_layers}
+        layers = {f"gate_{side}_{i}": layer for side, group in sides.items() for i, layer in enumerate(group)}
+        return {
+            name: layer.gate for name, layer in layers.items() if isinstance(layer, Layer) and layer.gate is not None
+        }

@@ -15,7 +15,7 @@ class DataConfig:
     root: str = "data"
     """Folder that holds shards/."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size."""
+    """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size, 0 leaves it out."""
     validation: tuple[str, ...] = ()
     """Dataset folders below shards/ to validate on."""
     samples_per_epoch: int = 0
@@ -169,7 +169,7 @@ class TrainConfig:
         _hold(data.texts_per_image >= 1, "data.texts_per_image", "1 or more", data.texts_per_image)
         _hold(2 < data.max_tokens <= 256, "data.max_tokens", "3 to 256", data.max_tokens)
         _hold(data.image_px > 0, "data.image_px", "a positive size", data.image_px)
-        _hold(all(w > 0 for w in data.mixture.values()), "data.mixture", "positive weights", data.mixture)
+        _hold(all(w >= 0 for w in data.mixture.values()), "data.mixture", "weights of 0 or more", data.mixture)
         _hold(optim.batch >= 2, "optim.batch", "2 or more (a contrast needs a negative)", optim.batch)
         _hold(optim.accumulation >= 1, "optim.accumulation", "1 or more", optim.accumulation)
         _hold(optim.epochs >= 1, "optim.epochs", "1 or more", optim.epochs)

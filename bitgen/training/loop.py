@@ -99,9 +99,9 @@ def train(
                 values = meter.read()
                 _check_finite(values, state.step, keys)
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
-                metrics.write(
-                    state.step, epoch=state.step / schedule.steps_per_epoch, lr=rate, **values, **_gates(objective)
-                )
+                gates = {name: gate.item() for name, gate in objective.model.gates().items()}
+                epoch = state.step / schedule.steps_per_epoch
+                metrics.write(state.step, epoch=epoch, lr=rate, **values, **gates)
             if validate is not None and every and (state.step % every == 0 or last):
                 state = _validate(validate, state, objective, metrics)
             stops = agree(should_stop(), device)
@@ -210,16 +210,6 @@ def _save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, sta
         folder = save(run, objective, optimizer, state)
         prune(run, state.config.run.keep, state.best_step)
     return folder
-
-
-def _gates(objective: Objective) -> dict[str, float]:
-    model = objective.model
-    sides = {"image": model.image_layers, "text": model.text.fused_layers}
-    return {
-        f"gate_{side}_{number}": float(layer.gate)  # pyright: ignore[reportArgumentType] (every fused layer has one)
-        for side, layers in sides.items()
-        for number, layer in enumerate(layers)
-    }
 
 
 def _check_finite(values: dict[str, float], step: int, keys: tuple[str, ...]) -> None:

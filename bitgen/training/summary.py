@@ -1,0 +1,146 @@
+"""What a run will be, before it starts: parameters part by part, steps, an estimate of the memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from bitgen.model.bitgen import BitGen
+from bitgen.objectives.captioning import CHUNK
+from bitgen.objectives.total import Objective
+from bitgen.tokens import VOCABULARY
+from bitgen.training.config import TrainConfig
+from bitgen.training.optimizer import set_trainable
+from bitgen.training.schedule import Schedule
+
+TYPICAL_TEXT_TOKENS = 32
+"""The bucket that the memory estimate assumes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of the parameter table: how many numbers of each kind."""
+
+    name: str
+    frozen: int
+    lora: int
+    trained: int
+    """Without the adapters."""
+
+
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "vision tower (DINOv2)": ("vision.",),
+    "compressor": ("compressor.",),
+    "image-side layers": ("image_layers.", "image_norm."),
+    "token embedding (tied with the decoder's head)": ("text.token.",),
+    "text encoder": ("text.",),
+    "contrast heads": (
+        "image_pool.",
+        "image_projection.",
+        "text_projection.",
+        "itc_temperature.",
+        "region_temperature.",
+    ),
+    "matching head": ("match_",),
+    "episodic memory": ("memory.", "reading_projection."),
+    "caption decoder": ("decoder.",),
+    "grounding head": ("grounding.",),
+}
+"""Part to the prefixes of its parameters' names; the first part that fits counts them."""
+
+
+def count_parameters(objective: Objective) -> list[Part]:
+    """The table of a phase after the thaw: every parameter of the model in exactly one row and column."""
+    set_trainable(objective, lora=True)
+    model = objective.model
+    counts = {name: [0, 0, 0] for name in _PARTS}
+    for name, parameter in model.named_parameters():
+        part = next(part for part, prefixes in _PARTS.items() if name.startswith(prefixes))
+        column = 0 if not parameter.requires_grad else 1 if ".lora_" in name else 2
+        counts[part][column] += parameter.numel()
+    return [Part(name, *columns) for name, columns in counts.items()]
+
+
+def format_parameters(parts: list[Part]) -> str:
+    """The table as text, with a sum."""
+    total = Part("sum", *(sum(getattr(part, name) for part in parts) for name in ("frozen", "lora", "trained")))
+    lines = [f"{'part':<48}{'frozen':>14}{'LoRA':>12}{'trained':>14}"]
+    lines += [f"{p.name:<48}{p.frozen:>14,}{p.lora:>12,}{p.trained:>14,}" for p in [*parts, total]]
+    return "\n".join(lines)
+
+
+def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> dict[str, int]:
+    """Bytes on one device, by what they hold; an estimate for a step after the thaw.
+
+    Weights are float32; what trains has a gradient and two moments beside it. A transformer layer that trains keeps about
+    34 bytes a token and unit of width in 16 bits, twice that in 32 (Source: arXiv 2205.05198, section 4.1, without the
+    attention scores, which fused attention does not keep).
+    """
+    model, images = objective.model, config.optim.batch // ranks
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * 12
+    per_unit = 68 if config.run.precision == "fp32" or config.run.device == "cpu" else 34
+    patches = (config.data.image_px // model.vision.patch_px) ** 2
+    tower_trains = any(p.requires_grad for p in model.vision.parameters())
+    layers = _layers(model) if tower_trains else 0
+    tower = images * (patches + 1) * model.vision.width * layers * per_unit
+    texts = images * config.data.texts_per_image
+    pairs = 3 * images * bool(config.loss.itm) + texts * bool(config.loss.grounding)
+    own = config.model.fusion_layers * (images + pairs) * patches
+    own += config.model.text_layers * (texts + pairs) * TYPICAL_TEXT_TOKENS
+    own += config.model.decoder_layers * images * (TYPICAL_TEXT_TOKENS + patches)
+    return {
+        "weights": weights,
+        "gradients and moments": trained,
+        "vision activations": tower,
+        "other activations": own * config.model.width * per_unit,
+        "caption logits": min(CHUNK, images * TYPICAL_TEXT_TOKENS) * VOCABULARY * 8,
+        "queue": config.loss.queue * config.model.width * 8,
+    }
+
+
+def format_run(config: TrainConfig, sizes: Mapping[str, int], schedule: Schedule, samples: int) -> str:
+    """Mixture and steps as text. `sizes`: samples of each dataset in the mixture, 0 where it is not built yet."""
+    lines = ["data mixture"]
+    weighted = {name: weight * sizes[name] for name, weight in config.data.mixture.items()}
+    everything = sum(weighted.values())
+    for name, weight in config.data.mixture.items():
+        share = f"{weighted[name] / everything:6.1%} of draws" if everything else "not built yet"
+        lines.append(f"  {name:<36}{sizes[name]:>12,} samples  weight {weight:<6g} {share}")
+    draws = config.optim.batch * config.optim.accumulation
+    if not samples:
+        lines.append(f"epochs {config.optim.epochs}; the steps follow from the shards, which are not built yet")
+        return "\n".join(lines)
+    lines.append(
+        f"epochs {config.optim.epochs} x {samples:,} draws = {schedule.steps:,} steps of {draws} images"
+        f" ({config.optim.batch} x {config.optim.accumulation} micro-steps)"
+    )
+    if schedule.thaw_step:
+        lines.append(f"LoRA adapters thaw at step {schedule.thaw_step:,}")
+    return "\n".join(lines)
+
+
+def format_memory(estimate: Mapping[str, int]) -> str:
+    """The estimate as text, with a sum."""
+    rows = [*estimate.items(), ("sum", sum(estimate.values()))]
+    return "\n".join(
+        ["memory of one device, estimated", *(f"  {name:<36}{size / 2**20:>12,.0f} MiB" for name, size in rows)]
+    )
+
+
+def _layers(model: BitGen) -> int:
+    count = model.vision.config_dict()["num_hidden_layers"]
+    assert isinstance(count, int)
+    return count
+
+
+def build_shape(config: TrainConfig) -> Objective:
+    """The run's objective without weights, on the meta device where the tower allows: for counting only."""
+    from bitgen.model.vision import VisionTower
+
+    vision = config.model.vision
+    tower = None
+    if vision.weights == "stock":
+        tower = VisionTower(vision.model, vision.mode, "none", lora_rank=vision.lora_rank, lora_alpha=vision.lora_alpha)
+    with torch.device("meta"):
+        return Objective(BitGen(config.model, tower), config.loss)

@@ -1,0 +1,256 @@
+"""bitgen-train: a phase of the curriculum, from shards to a checkpoint. The one place that joins the stream to the trainer."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from bitgen.batch import Batch, BatchError, load
+from bitgen.image import Transform
+from bitgen.model.bitgen import BitGen
+from bitgen.model.vision import VisionError
+from bitgen.objectives.total import Objective
+from bitgen.tokens import Tokenizer
+from bitgen.training import checkpoint, distributed, summary
+from bitgen.training.checkpoint import CheckpointError, State
+from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.loop import Result, TrainingError, train
+from bitgen.training.phases import configure
+from bitgen.training.schedule import Schedule
+from shards.format import ShardError
+from shards.index import ShardIndex
+from shards.stream import Stream
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
+  --phase {coarse,fine}   coarse aligns images and texts; fine grounds phrases
+  --preset {base,demo}    base: DINOv2-base; demo: a small tower of random weights, minutes on two CPU cores
+  --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME
+  --init CKPT             start from a run folder, a checkpoint folder or hf://owner/name; its model's shape is taken over
+  --resume RUN            go on exactly where a run stopped; no other flag with it
+  --dry-run               print parameters, mixture, steps and memory, and end"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 1 failed, 2 wrong use."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        options, config = parse(sys.argv[1:] if arguments is None else arguments)
+        if options.dry_run:
+            print(dry_run(config))
+            return 0
+        return run(config, resume=bool(options.resume))
+    except ConfigError as error:
+        print(f"bitgen-train: {error}", file=sys.stderr)
+        return 2
+    except (ShardError, CheckpointError, VisionError, BatchError, TrainingError, OSError) as error:
+        print(f"bitgen-train: {error}", file=sys.stderr)
+        return 1
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
+    """The options beside the configuration, and the configuration. Raises `ConfigError`; a wrong flag exits with 2."""
+    first = argparse.ArgumentParser("bitgen-train", add_help=False, allow_abbrev=False)
+    first.add_argument("--phase", choices=("coarse", "fine"), default="coarse")
+    first.add_argument("--preset", choices=("base", "demo"), default="base")
+    first.add_argument("--mixture", nargs="+", default=[])
+    first.add_argument("--init", default="")
+    first.add_argument("--resume", default="")
+    first.add_argument("--dry-run", action="store_true")
+    options, rest = first.parse_known_args(list(arguments))
+    if options.resume:
+        if rest or options.init:
+            raise ConfigError(f"expected no other flag with --resume, found {' '.join(rest) or '--init'}")
+        return options, _place(checkpoint.read_state(checkpoint.find(options.resume, last=True)).config, options.resume)
+    config = configure(options.phase, options.preset)
+    if options.mixture:
+        config = replace(config, data=replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0)))
+    if options.init:
+        model = checkpoint.read_state(checkpoint.find(options.init)).config.model
+        config = replace(config, model=model, run=replace(config.run, init=options.init))
+    return options, tyro.cli(TrainConfig, args=rest, default=config, prog="bitgen-train", description=DESCRIPTION)
+
+
+def _place(config: TrainConfig, folder: str) -> TrainConfig:
+    """The configuration of a run that may have moved since it started."""
+    path = Path(folder)
+    path = path.parents[1] if path.parent.name == "checkpoints" else path
+    runs = path.parents[len(Path(config.run.name).parts) - 1]
+    return replace(config, run=replace(config.run, runs=str(runs), name=str(path.relative_to(runs))))
+
+
+def dry_run(config: TrainConfig) -> str:
+    """What the run would be, as text; needs neither weights nor shards."""
+    objective = summary.build_shape(config)
+    sizes = {name: _size(config, name) for name in config.data.mixture}
+    samples = config.data.samples_per_epoch or sum(sizes.values())
+    return "\n\n".join(
+        [
+            summary.format_parameters(summary.count_parameters(objective)),
+            summary.format_run(config, sizes, Schedule.of(config, samples), samples),
+            summary.format_memory(summary.estimate_memory(config, objective, distributed.world())),
+        ]
+    )
+
+
+def _size(config: TrainConfig, name: str) -> int:
+    folder = Path(config.data.root) / "shards" / name
+    return len(ShardIndex.open(folder)) if folder.exists() else 0
+
+
+def run(config: TrainConfig, resume: bool) -> int:
+    """Train, and say what was made."""
+    device = choose_device(config)
+    distributed.join(device)
+    folder = Path(config.run.runs) / config.run.name
+    if not resume and checkpoint.list_checkpoints(folder):
+        raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
+    stream = Stream.open(
+        Path(config.data.root) / "shards",
+        config.data.mixture,
+        seed=config.run.seed,
+        texts_per_image=config.data.texts_per_image,
+        max_tokens=config.data.max_tokens,
+    )
+    holdout = check_datasets(stream, config)
+    objective, state, resume_from = prepare(config, stream.mixture.size, holdout, folder if resume else None)
+    folder.mkdir(parents=True, exist_ok=True)
+    if distributed.rank() == 0:
+        checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
+        log.info("%s: step %d of %d, on %s", folder, state.step, _steps(state), device)
+    result = train(
+        objective.to(device),
+        state,
+        batches(stream, config, state.position),
+        folder,
+        resume_from=resume_from,
+        should_stop=listen_for_stop(),
+    )
+    if distributed.rank() == 0:
+        print(report(result, folder))
+    return 0
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device that `run.device` asks for; this process's own accelerator under torchrun."""
+    wanted = config.run.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("expected an accelerator for --run.device cuda, found none")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.backends.cuda.matmul.allow_tf32 = True  # whole numbers up to 2,048 are exact in it: see bitlinear.py
+    else:
+        torch.use_deterministic_algorithms(True)
+    return torch.device(wanted)
+
+
+def check_datasets(stream: Stream, config: TrainConfig) -> str:
+    """The hold-out hash that all training shards share. Raises `ConfigError` for evaluation data and for mixed hashes."""
+    for name, index in stream.indexes.items():
+        if index.dataset["role"] == "eval":
+            raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
+    hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}
+    if len(set(hashes.values())) > 1 and not config.data.allow_other_holdout:
+        found = ", ".join(f"{name} {value[:12]}" for name, value in hashes.items())
+        raise ConfigError(
+            f"expected shards built under one hold-out list, found {found}; build them together, "
+            "or pass --data.allow-other-holdout"
+        )
+    return min(hashes.values())
+
+
+def prepare(
+    config: TrainConfig, samples: int, holdout: str, resumed_run: Path | None
+) -> tuple[Objective, State, Path | None]:
+    """The objective with its weights, where the run stands, and the checkpoint that it goes on from, if any."""
+    torch.manual_seed(config.run.seed)
+    if resumed_run is not None:
+        folder = checkpoint.find(resumed_run, last=True)
+        state = replace(checkpoint.read_state(folder), config=config)
+        _check_holdout(state, holdout, config)
+        model = checkpoint.build_model(state)
+        checkpoint.load_weights(model, folder)
+        return Objective(model, config.loss), state, folder
+    if config.run.init:
+        folder = checkpoint.find(config.run.init)
+        origin = replace(checkpoint.read_state(folder), config=config)
+        _check_holdout(origin, holdout, config)
+        model = checkpoint.build_model(origin)
+        checkpoint.load_weights(model, folder)
+    else:
+        model = BitGen(config.model)
+    epoch = config.data.samples_per_epoch or samples
+    return Objective(model, config.loss), State(0, 0, epoch, config, holdout, model.vision.config_dict()), None
+
+
+def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:
+    if state.holdout_sha256 != holdout and not config.data.allow_other_holdout:
+        raise ConfigError(
+            f"expected shards that hold out what the checkpoint did ({state.holdout_sha256[:12]}), found {holdout[:12]}; "
+            "build them under the same lists, or pass --data.allow-other-holdout"
+        )
+
+
+def batches(stream: Stream, config: TrainConfig, position: int) -> Iterator[Batch]:
+    """This rank's micro-batches from a position of the stream on."""
+    data = config.data
+    plans = stream.micro_batches(position, batch=config.optim.batch, rank=distributed.rank(), world=distributed.world())
+    return load(
+        stream.draw,
+        plans,
+        Transform(data.image_px, data.crop_scale_min),
+        Tokenizer(),
+        data.texts_per_image,
+        config.run.seed,
+        data.workers or os.cpu_count() or 1,
+        max_tokens=data.max_tokens,
+    )
+
+
+def listen_for_stop() -> Callable[[], bool]:
+    """True once SIGTERM or Ctrl-C asked the run to stop; the second Ctrl-C ends it at once."""
+    asked: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        log.info("stopping after this step; the run can be resumed")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, remember)
+    return lambda: bool(asked)
+
+
+def report(result: Result, folder: Path) -> str:
+    """The last line: what was made and what to run next."""
+    step, steps = result.state.step, _steps(result.state)
+    if result.reason == "stopped":
+        return f"stopped at step {step} of {steps}: {result.checkpoint}\nnext: bitgen-train --resume {folder}"
+    ended = (
+        f"no better figure in {result.state.config.run.patience} validations, " if result.reason == "patience" else ""
+    )
+    following = (
+        f"bitgen-train --phase fine --init {folder}"
+        if result.state.config.phase == "coarse"
+        else f"bitgen-eval {folder}"
+    )
+    return f"{result.state.config.phase} phase: {ended}{step} steps: {result.checkpoint}\nnext: {following}"
+
+
+def _steps(state: State) -> int:
+    return Schedule.of(state.config, state.samples_per_epoch).steps
+
+
+if __name__ == "__main__":
+    sys.exit(main())
