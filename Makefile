@@ -1,0 +1,65 @@
+# BitGen: `make help`
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= data
+RUNS ?= runs
+SOURCES ?=
+LIMIT ?=
+
+COARSE := coco sbu visual_genome cc3m flickr30k
+FINE := refcoco mixed
+manifests = $(foreach name,$(1),manifests/$(name).toml)
+flags = --data $(DATA) $(if $(SOURCES),--sources $(SOURCES)) $(if $(LIMIT),--limit $(LIMIT))
+
+.PHONY: help install demo test check download-coarse download-fine shards clean-demo
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@echo 'DATA=folder RUNS=folder SOURCES="coco sbu" LIMIT=1000 work on every target that reads them'
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed ## a virtual environment with everything in it
+
+demo: install ## embedded photographs -> shards -> coarse -> fine -> evaluation -> a page, in minutes on two cores
+	$(BIN)/bitgen-download manifests/sample.toml --data $(DATA)/demo
+	$(BIN)/bitgen-shards manifests/sample.toml --data $(DATA)/demo
+	$(call train,demo-coarse,--phase coarse)
+	$(call train,demo,--phase fine --init $(RUNS)/demo-coarse)
+	$(BIN)/bitgen-eval $(RUNS)/demo --data $(DATA)/demo
+	$(BIN)/bitgen-show $(RUNS)/demo --data $(DATA)/demo
+
+# A run that was stopped goes on; one that is done stays as it is (`make clean-demo` to start over).
+define train
+if [ -d $(RUNS)/$(1)/checkpoints ]; then $(BIN)/bitgen-train --resume $(RUNS)/$(1); \
+else $(BIN)/bitgen-train $(2) --preset demo --data.root $(DATA)/demo --run.name $(1) --run.runs $(RUNS); fi
+endef
+
+clean-demo: ## forget what `make demo` made
+	rm -rf $(DATA)/demo $(RUNS)/demo-coarse $(RUNS)/demo
+
+test: install ## the tests
+	$(BIN)/python -m pytest
+
+check: install ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+download-coarse: install ## COCO, SBU, Visual Genome, CC3M, Flickr30k
+	$(BIN)/bitgen-download $(call manifests,$(COARSE)) $(flags)
+
+download-fine: install ## RefCOCO/+/g and mixed annotations, GQA images
+	$(BIN)/bitgen-download $(call manifests,$(FINE)) $(flags)
+
+shards: install ## everything downloaded -> $(DATA)/shards, evaluation first
+	$(BIN)/bitgen-shards $(flags)
