@@ -15,12 +15,13 @@ import csv
 import hashlib
 import io
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.annotations.ids import ids_of_url
 from pipeline.files import replacing
+from pipeline.holdout import SHIPPED, read_ids
 from pipeline.sentences import Sentence, Thing, write_sentences
 
 LICENCES = {
@@ -118,11 +119,11 @@ def grounded_json(photos: list[Photo], categories: list[dict[str, Any]]) -> dict
     return {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 
 
-def write_sample(coco: Path, out: Path, blocked: frozenset[int]) -> int:
+def write_sample(coco: Path, out: Path, blocked: frozenset[str]) -> int:
     """Write the folder `out` and its manifest beside it; returns the bytes of all files.
 
     Args:
-        blocked: COCO ids of evaluation images. None of them is written to train2017.
+        blocked: ids of evaluation images, as `coco:391895`. None of them is written to train2017.
     """
     files: dict[str, bytes] = {}
     credits: list[Photo] = []
@@ -155,8 +156,8 @@ def write_sample(coco: Path, out: Path, blocked: frozenset[int]) -> int:
     return sum(len(content) for content in files.values())
 
 
-def _train_photos(photos: list[Photo], blocked: frozenset[int]) -> list[Photo]:
-    return [photo for photo in photos if photo.image["id"] not in blocked and photo.sentences][:TRAIN_PHOTOS]
+def _train_photos(photos: list[Photo], blocked: frozenset[str]) -> list[Photo]:
+    return [photo for photo in photos if f"coco:{photo.image['id']}" not in blocked and photo.sentences][:TRAIN_PHOTOS]
 
 
 def _rows_of(document: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
@@ -182,14 +183,6 @@ def _json_bytes(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8")
 
 
-def flickr_id(url: str) -> str:
-    """The photo id in a Flickr image URL: `.../8292/7866247804_e0486b75b8_z.jpg` -> `7866247804`."""
-    match = re.search(r"/(\d+)_[0-9a-f]+(?:_[a-z])?\.jpg$", url)
-    if not match:
-        raise SampleError(f"expected a Flickr image url, found {url!r}")
-    return match[1]
-
-
 def _credits(photos: list[Photo]) -> bytes:
     """CREDITS.csv: what a CC licence asks for. The page names the author and the title; we do not have them."""
     buffer = io.StringIO()
@@ -197,7 +190,10 @@ def _credits(photos: list[Photo]) -> bytes:
     table.writerow(["file", "photo_page", "author", "licence", "licence_url", "changes"])
     for photo in photos:
         licence, licence_url = LICENCES[photo.image["license"]]
-        page = f"https://www.flickr.com/photo.gne?id={flickr_id(photo.image['flickr_url'])}"
+        ids = ids_of_url(photo.image["flickr_url"])
+        if not ids:
+            raise SampleError(f"expected a Flickr image url, found {photo.image['flickr_url']!r}: {photo.path.name}")
+        page = f"https://www.flickr.com/photo.gne?id={ids[0].removeprefix('flickr:')}"
         file = f"{photo.path.parent.name}/{photo.image['file_name']}"
         table.writerow([file, page, "see the photo page", licence, licence_url, "none (file as distributed by COCO)"])
     return buffer.getvalue().encode("utf-8")
@@ -233,23 +229,17 @@ def _manifest(folder: str, files: dict[str, bytes]) -> str:
     return "\n".join(tables)
 
 
-def read_blocked(holdout: Path) -> frozenset[int]:
-    """COCO ids of the `coco:391895` lines of every list in the folder `holdout`. Raises `SampleError` for none."""
-    lines = [line for path in sorted(holdout.glob("*.txt")) for line in path.read_text(encoding="utf-8").splitlines()]
-    ids = frozenset(int(line[5:]) for line in lines if re.fullmatch(r"coco:\d+", line))
-    if not ids:
-        raise SampleError(f"expected lists of evaluation ids (*.txt, coco:391895 a line), found none: {holdout}")
-    return ids
-
-
 def main() -> None:
     """Arguments in, the sample out."""
     parser = argparse.ArgumentParser(description="write the embedded sample from a COCO folder")
     parser.add_argument("--coco", type=Path, required=True, help="folder with train2017, val2017, annotations")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its manifest goes beside it")
-    parser.add_argument("--holdout", type=Path, default=Path("manifests/holdout"), help="lists of evaluation ids")
+    parser.add_argument("--holdout", type=Path, default=SHIPPED, help="lists of evaluation ids")
     arguments = parser.parse_args()
-    size_bytes = write_sample(arguments.coco, arguments.out, read_blocked(arguments.holdout))
+    blocked = frozenset(id for path in sorted(arguments.holdout.glob("*.txt")) for id in read_ids(path))
+    if not blocked:
+        parser.error(f"expected lists of evaluation images, found none: {arguments.holdout}")
+    size_bytes = write_sample(arguments.coco, arguments.out, blocked)
     print(f"wrote {size_bytes / 1e6:.1f} MB: {arguments.out}")
 
 

@@ -17,7 +17,7 @@ _COCO_HOSTS = ("images.cocodataset.org", "mscoco.org", "farm.cocodataset.org")
 def coco_id_of_name(name: str) -> int | None:
     """391895 for `COCO_train2014_000000391895.jpg` and `000000391895.jpg`, else None."""
     match = _COCO_2014.fullmatch(name) or _COCO_2017.fullmatch(name)
-    return int(match[1]) if match else None
+    return int(match[1]) or None if match else None
 
 
 def coco_names(id: int) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def ids_of_url(url: str) -> tuple[str, ...]:
     name = parts.path.rpartition("/")[2]
     if _FLICKR_HOST.fullmatch(host):
         match = _FLICKR_FILE.fullmatch(name)
-        return (f"flickr:{int(match[1])}",) if match else ()
+        return (f"flickr:{int(match[1])}",) if match and int(match[1]) else ()
     if host in _COCO_HOSTS:
         id = coco_id_of_name(name)
         return (f"coco:{id}",) if id is not None else ()

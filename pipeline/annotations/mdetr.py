@@ -9,6 +9,7 @@ its caption with it where no other box is left. A caption that came without boxe
 referring expression.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,8 @@ def _candidate(
         except RowError as bad:
             gathering.refuse(label, bad)
     names = coco_names(number) if kind == "coco" else (file_name,)
-    key = f"coco-{number:012d}" if kind == "coco" else f"{kind}-{file_name.rpartition('.')[0]}"
-    id = f"{kind}:{number}" if number >= 0 else f"{kind}:{file_name.rpartition('.')[0]}"
-    return gathering.candidate(key, find_image(folder, source.images, names), (id,), width, height)
+    key = f"coco-{number:012d}" if kind == "coco" else f"{kind}-{number}"
+    return gathering.candidate(key, find_image(folder, source.images, names), (f"{kind}:{number}",), width, height)
 
 
 def _phrases(gathering: Gathering, label: str, row: Row, annotations: list[Row]) -> tuple[Phrase, ...]:
@@ -120,7 +120,11 @@ def _identity(row: Row, where: str) -> _Identity:
             raise AnnotationError(f"expected original_id {id} for {file_name}, found {row['original_id']!r}: {where}")
         return kind, id, f"{id:012d}.jpg"
     stem = file_name.rpartition(".")[0]
-    return kind, int(stem) if stem.isdecimal() else -1, file_name  # GQA's own photographs are named n12345.jpg
+    if not re.fullmatch(r"n?[0-9]+", stem):
+        raise AnnotationError(f"expected a file name of digits, as 2317.jpg, found {file_name!r}: {where}")
+    if stem.startswith("n"):  # GQA's own photographs, beside those that it has from Visual Genome
+        return "gqa", int(stem[1:]), file_name
+    return kind, int(stem), file_name
 
 
 def _size(row: Row, where: str) -> tuple[int, int]:
