@@ -1,5 +1,6 @@
 """Whole files or none: what is being written has a temporary name until it is complete and on disk."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class BusyError(Exception):
+    """Another process is at work in the same folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it for this process alone; a killed process lets go. Raises `BusyError`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"expected no other process at work, found one: {folder}") from error
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,286 @@
+"""THE LOOP: sources -> candidates -> hold-out -> image bytes -> shards; every row ends in the ledger with one outcome.
+
+A source is built in two passes over chunks of `samples_per_shard` candidates, by worker processes. The first looks at
+every image (`pipeline/survey.py`); between the two it is decided which candidates go in; the second writes a shard per
+chunk. What a chunk's pass has made stays in `.parts/` until the dataset is finished, so a killed build goes on there.
+"""
+
+import difflib
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.annotations import READERS
+from pipeline.decide import Plan, decide, ledger_lines
+from pipeline.fetch import digest_of
+from pipeline.files import locked, replacing, write_json
+from pipeline.holdout import BlockList, Looks, block_list, missing_files
+from pipeline.ledger import LEDGER, read_ledger, refused, write_ledger
+from pipeline.manifest import Manifest, Source
+from pipeline.progress import progress
+from pipeline.rows import Candidate
+from pipeline.survey import Chunk, Fate, survey
+from pipeline.workers import each
+from pipeline.write import ShardDone, ShardTask, write_shard
+from shards.format import FORMAT_VERSION, ShardError, shard_name
+from shards.index import DATASET, ShardIndex, write_index
+
+log = logging.getLogger(__name__)
+
+BUILD_VERSION = 1
+"""Raised when the same files give other shards."""
+IMAGES = "images.parquet"
+"""Beside a dataset: key, sha256 and look of every image as it came."""
+
+_IMAGES_SCHEMA = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("look", pa.uint64())])
+
+Locate = Callable[[str], Path | str]
+"""The file of a candidate's `image`, or the outcome of its rows where there is none."""
+
+
+class BuildError(Exception):
+    """A source cannot be built, or should not be."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of a build."""
+
+    limit: int | None = None
+    """Candidates of each source at most, the first ones."""
+    shorter_side_px: int | None = None
+    """Images with a longer shorter side are shrunk to it."""
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished dataset."""
+
+    folder: Path
+    dataset: dict[str, Any]
+    """`dataset.json`."""
+    is_new: bool
+    """False where it was up to date."""
+
+
+def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], options: Options) -> Iterator[Built]:
+    """Builds the `wanted` sources of `manifests` under `data`, evaluation first; each is finished when it is yielded.
+
+    The hold-out rule covers all of `manifests`, whichever sources are wanted. Raises `BuildError`, and the errors of
+    the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
+    """
+    raw = data / "raw"
+    with locked(data / "shards"):
+        log.info("reading annotations for the hold-out rule")
+        blocked = block_list(manifests, raw, lambda source: read(source, raw))
+        log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
+        looks, seen = Looks(), set[str]()
+        sources = [source for manifest in manifests for source in manifest.sources]
+        for source in sorted(sources, key=lambda s: s.role != "eval"):
+            folder = data / "shards" / source.dataset
+            if source in wanted:
+                yield _build_source(source, raw, folder, blocked, looks, seen, options)
+            if (folder / DATASET).exists():
+                images = pq.read_table(folder / IMAGES).to_pylist()
+                seen.update(image["sha256"] for image in images)
+                if source.role == "eval":
+                    for image in images:
+                        looks.add(image["sha256"], image["look"], f"{source.dataset} {image['key']}")
+            elif source.role == "eval":
+                log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
+
+
+def read(source: Source, raw: Path) -> Iterator[Candidate]:
+    """The candidates of `source`. Raises `BuildError` for a reader that there is not."""
+    if source.reader not in READERS:
+        close = difflib.get_close_matches(source.reader, READERS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise BuildError(f"expected a reader of {', '.join(READERS)}, found {source.reader!r}{hint}: {source.dataset}")
+    return READERS[source.reader](source, raw / source.manifest)
+
+
+def _build_source(
+    source: Source, raw: Path, folder: Path, blocked: BlockList, looks: Looks, seen: set[str], options: Options
+) -> Built:
+    for path in missing_files(source, raw):
+        raise BuildError(f"expected {path}, found none: run bitgen-download for manifest {source.manifest}")
+    locate = locate_under([raw / source.manifest / root for root in source.images])
+    inputs = _inputs(source, raw, blocked, looks, options)
+    if dataset := _finished(folder, inputs, locate):
+        return Built(folder, dataset, is_new=False)
+    (folder / DATASET).unlink(missing_ok=True)
+
+    # First pass: every image is opened, by the workers.
+    parts: list[Path] = []
+    with progress(f"{source.dataset}: looking", None, "images") as bar:
+        for done in each(survey, _chunks(source, raw, folder, blocked, locate, options), options.workers):
+            parts.append(_part(folder, len(parts)))
+            bar.update(done)
+
+    # Between the passes: what goes in, and the ledger.
+    plan = decide(parts, looks if source.role == "train" else None)
+    with progress(f"{source.dataset}: ledger", None, "rows"):
+        counts = write_ledger(folder, ledger_lines(parts, plan, source.name))
+    _check_counts(source, counts, plan, folder)
+
+    # Second pass: a shard per chunk that has samples, by the workers.
+    tasks = _tasks(source, folder, parts, plan, options)
+    written: list[ShardDone] = []
+    with progress(f"{source.dataset}: writing", len(plan.images), "images") as bar:
+        for shard in each(write_shard, tasks, options.workers):
+            written.append(shard)
+            bar.update(shard.listed["samples"])
+    dataset = _finish(
+        source,
+        folder,
+        written,
+        plan,
+        {
+            "inputs": inputs,
+            "holdout_sha256": blocked.sha256,
+            "counts": dict(sorted(counts.items())),
+            "duplicates_across_sources": sum(image.sha256 in seen for image in plan.images),
+            "sample_side_px": options.shorter_side_px,
+            "limit": options.limit,
+        },
+    )
+    return Built(folder, dataset, is_new=True)
+
+
+def _chunks(
+    source: Source, raw: Path, folder: Path, blocked: BlockList, locate: Locate, options: Options
+) -> Iterator[Chunk]:
+    candidates = itertools.islice(read(source, raw), options.limit)
+    for number in itertools.count():
+        lines = tuple(
+            _fate(candidate, source, blocked, locate).to_line()
+            for candidate in itertools.islice(candidates, source.samples_per_shard)
+        )
+        if not lines:
+            return
+        yield Chunk(_part(folder, number), lines, source.orientation == "apply")
+
+
+def _fate(candidate: Candidate, source: Source, blocked: BlockList, locate: Locate) -> Fate:
+    """What can be said of a candidate before its image is opened."""
+    if not candidate.sample.texts:
+        return Fate(candidate, "no_text")
+    if source.role == "train" and (id := blocked.blocking(candidate.sample.ids)):
+        return Fate(candidate, "held_out", id)
+    found = locate(candidate.image)
+    if isinstance(found, str):
+        return Fate(candidate, found, candidate.image)
+    status = found.stat()
+    return Fate(candidate, file=str(found), stamp=f"{status.st_size} {status.st_mtime_ns}")
+
+
+def locate_under(roots: Sequence[Path]) -> Locate:
+    """Finds images by their path under the first of `roots` that has them."""
+
+    def locate(image: str) -> Path | str:
+        name = PurePosixPath(image)
+        if name.is_absolute() or ".." in name.parts:
+            return "bad_path"
+        return next((path for root in roots if (path := root / name).is_file()), "no_image")
+
+    return locate
+
+
+def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:
+    against, rows = refused(counts), counts.total()
+    if against.total() > source.refusal_ceiling * rows:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in against.most_common(3))
+        raise BuildError(
+            f"expected at most {source.refusal_ceiling:.2%} of the rows refused, found {against.total() / rows:.2%}"
+            f" of {rows:,}: {reasons}; row by row in {folder / LEDGER}"
+        )
+    if not plan.images:
+        raise BuildError(f"expected one or more samples, found none, rows {dict(counts)}: {source.dataset}")
+
+
+def _tasks(source: Source, folder: Path, parts: Sequence[Path], plan: Plan, options: Options) -> Iterator[ShardTask]:
+    apply_orientation = source.orientation == "apply"
+    with_samples = [number for number, kept in enumerate(plan.kept) if kept]
+    for shard, number in enumerate(with_samples):
+        yield ShardTask(
+            parts[number],
+            folder / shard_name(shard),
+            tuple(plan.kept[number]),
+            {place: tuple(plan.joined[number, place]) for place in plan.kept[number] if (number, place) in plan.joined},
+            apply_orientation,
+            options.shorter_side_px,
+        )
+
+
+def _finish(
+    source: Source, folder: Path, written: Sequence[ShardDone], plan: Plan, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the index and, last of all, `dataset.json`; sweeps the folder."""
+    samples = write_index(folder, (entry for shard in written for entry in shard.entries()))
+    with replacing(folder / IMAGES) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(i) for i in plan.images], _IMAGES_SCHEMA), temporary)
+    dataset = facts | {
+        "format_version": FORMAT_VERSION,
+        "code_version": importlib.metadata.version("bitgen"),
+        "name": source.dataset,
+        "source": source.name,
+        "split": source.split,
+        "phase": source.phase,
+        "role": source.role,
+        "manifest": source.manifest,
+        "licence": source.licence,
+        "reader": source.reader,
+        "rows": sum(facts["counts"].values()),
+        "samples": samples,
+        **{what: sum(shard.totals[what] for shard in written) for what in ("texts", "phrases", "boxes")},
+        "shards": [dict(shard.listed) for shard in written],
+    }
+    for stale in set(folder.glob("*.tar")) - {folder / shard.listed["file"] for shard in written}:
+        stale.unlink()
+    write_json(folder / DATASET, dataset)
+    shutil.rmtree(folder / ".parts")
+    return dataset
+
+
+def _inputs(source: Source, raw: Path, blocked: BlockList, looks: Looks, options: Options) -> str:
+    """Digest of all that a dataset depends on, but for its images."""
+    said = [
+        BUILD_VERSION,
+        FORMAT_VERSION,
+        asdict(source),
+        [digest_of(raw / source.manifest / path) for path in source.annotations],
+        blocked.sha256,
+        looks.sha256 if source.role == "train" else "",
+        options.limit,
+        options.shorter_side_px,
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | None:
+    """`dataset.json` of a dataset that another build would make again; None where there is something to do."""
+    try:
+        dataset = dict(ShardIndex.open(folder).dataset)
+    except ShardError:
+        return None
+    if dataset.get("inputs") != inputs:
+        return None
+    # An image that was missing may have come since.
+    missing = {line.detail for line in read_ledger(folder) if line.outcome == "no_image"}
+    return None if any(isinstance(locate(image), Path) for image in missing) else dataset
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / ".parts" / f"{number:06d}.jsonl"

@@ -1,0 +1,163 @@
+"""The evaluation images, by every id one is known under, by their bytes and by their look; never trained on.
+
+Blocked is what the lists in `manifests/holdout/` and in the manifests name, every image of every source with
+`role = "eval"`, and whatever a source knows as the same photograph under another id (COCO, Visual Genome, Flickr).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.manifest import Manifest, Source
+from pipeline.rows import Candidate
+
+SHIPPED = Path(__file__).parents[1] / "manifests" / "holdout"
+
+_ID = re.compile(r"(coco|vg|flickr):[1-9][0-9]*|(?!coco:|vg:|flickr:)[a-z0-9_-]+:\S+")
+
+# On 1,307 photographs of COCO and Flickr30k no two looks are nearer than 5 bits (853,471 pairs); of the same photographs
+# at a third of the size and JPEG quality 60, 97% stay within 3. So about one photograph in 500 is dropped wrongly.
+LOOK_DISTANCE = 3
+"""Bits of 64 in which two looks may differ and still be of one photograph."""
+FLAT_BITS = 8
+"""A look with fewer bits set, or fewer clear, is of a flat image and says nothing."""
+_BANDS = LOOK_DISTANCE + 1  # looks within that distance agree in one of so many bands of 16 bits
+
+
+class HoldoutError(Exception):
+    """What the rule needs is not there, or cannot be read; nothing is guessed."""
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """Ids of all evaluation images."""
+
+    ids: frozenset[str]
+
+    @property
+    def sha256(self) -> str:
+        """Of the sorted ids, one a line."""
+        return hashlib.sha256("".join(f"{i}\n" for i in sorted(self.ids)).encode()).hexdigest()
+
+    def blocking(self, ids: Iterable[str]) -> str | None:
+        """The first of `ids` that is blocked, None where none is."""
+        return next((i for i in ids if i in self.ids), None)
+
+
+def block_list(
+    manifests: Sequence[Manifest], raw: Path, read: Callable[[Source], Iterator[Candidate]], shipped: Path = SHIPPED
+) -> BlockList:
+    """The block list of a build of `manifests`, from the annotations under `raw`.
+
+    It depends on the manifests alone, not on which of their sources are built. Raises `HoldoutError` naming what is
+    missing, and what `read` raises.
+    """
+    lists = sorted(shipped.glob("*.txt"))
+    if not lists:
+        raise HoldoutError(f"expected lists of evaluation images, found none: {shipped}")
+    blocked = {i for path in (*lists, *(p for m in manifests for p in m.holdout_lists)) for i in read_ids(path)}
+    linked: set[tuple[str, ...]] = set()
+    for source in (s for m in manifests for s in m.sources if s.role == "eval" or s.links):
+        for path in missing_files(source, raw):
+            raise HoldoutError(
+                f"expected {path}, which the hold-out rule needs for {source.name}, found none:"
+                f" run bitgen-download for manifest {source.manifest}"
+            )
+        for candidate in read(source):
+            ids = _checked(candidate.sample.ids, candidate.sample.key)
+            if source.role == "eval":
+                blocked.update(ids)
+            if len(ids) > 1:
+                linked.add(ids)
+    return BlockList(frozenset(_closed(blocked, linked)))
+
+
+def missing_files(source: Source, raw: Path) -> list[Path]:
+    """Annotations and needs of `source` that are not on disk."""
+    paths = (raw / source.manifest / each for each in (*source.annotations, *source.needs))
+    return [path for path in paths if not path.exists()]
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids in a list: one a line, `#` begins a comment. Raises `HoldoutError` naming file and line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HoldoutError(f"expected a list of evaluation images, found {error}: {path}") from error
+    ids: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if found := line.partition("#")[0].strip():
+            ids.extend(_checked((found,), f"{path}, line {number}"))
+    return ids
+
+
+def _checked(ids: tuple[str, ...], where: str) -> tuple[str, ...]:
+    # An id that stands for "not known", as -1 or 0, would link photographs that have nothing to do with each other.
+    for each in ids:
+        if not _ID.fullmatch(each):
+            raise HoldoutError(f"expected an id as coco:391895, found {each!r}: {where}")
+    return ids
+
+
+def _closed(blocked: set[str], linked: set[tuple[str, ...]]) -> set[str]:
+    """`blocked` and every id that links lead to from it."""
+    closed = set(blocked)
+    while more := {i for ids in linked if not closed.isdisjoint(ids) for i in ids} - closed:
+        closed |= more
+    return closed
+
+
+def look_of(image: Image.Image) -> int:
+    """A 64-bit difference hash: equal, or nearly so, for one photograph at other sizes and qualities.
+
+    The image in grey at 9x8 pixels; a bit per pixel that is darker than its right neighbour, row by row, the first the
+    highest. Source: hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
+    """
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
+    return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
+
+
+class Looks:
+    """Evaluation images as they are, to be compared with what would be trained on."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, str] = {}
+        self._bands: tuple[dict[int, list[tuple[int, str]]], ...] = tuple({} for _ in range(_BANDS))
+
+    def add(self, sha256: str, look: int, name: str) -> None:
+        """An evaluation image, called `name` in reports."""
+        self._bytes.setdefault(sha256, name)
+        if not _is_flat(look):
+            for band, value in zip(self._bands, _split(look), strict=True):
+                band.setdefault(value, []).append((look, name))
+
+    def match(self, sha256: str, look: int) -> str | None:
+        """Which evaluation image this is, and how one can tell; None where it is none."""
+        if name := self._bytes.get(sha256):
+            return f"same bytes as {name}"
+        if _is_flat(look):
+            return None
+        for band, value in zip(self._bands, _split(look), strict=True):
+            for other, name in band.get(value, ()):
+                if (look ^ other).bit_count() <= LOOK_DISTANCE:
+                    return f"looks like {name}"
+        return None
+
+    @property
+    def sha256(self) -> str:
+        """Of the sorted digests of the images."""
+        return hashlib.sha256("".join(sorted(self._bytes)).encode()).hexdigest()
+
+
+def _is_flat(look: int) -> bool:
+    return not FLAT_BITS <= look.bit_count() <= 64 - FLAT_BITS
+
+
+def _split(look: int) -> list[int]:
+    width = 64 // _BANDS
+    return [look >> (width * i) & ((1 << width) - 1) for i in range(_BANDS)]

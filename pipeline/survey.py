@@ -1,0 +1,173 @@
+"""Looking at images: is it one, whole, of what size, and what does it look like. In chunks, by worker processes."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitgen.record import Sample
+from pipeline.files import replacing
+from pipeline.holdout import look_of
+from pipeline.rows import Candidate, Refusal
+from shards.format import ShardError, image_extension
+
+MAX_IMAGE_BYTES = 64 << 20
+MAX_IMAGE_PIXELS = 64 << 20
+MIN_SIDE_PX = 16
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Fate:
+    """A candidate, and what is known so far of what becomes of it."""
+
+    candidate: Candidate
+    outcome: str = "kept"
+    detail: str = ""
+    file: str = ""
+    """Where its image lies."""
+    stamp: str = ""
+    """Size and time of change of that file."""
+    sha256: str = ""
+    """Of that file: of the image as it came."""
+    look: int = 0
+    """`pipeline.holdout.look_of`."""
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        candidate = self.candidate
+        refused = [[r.row, r.reason, r.detail] for r in candidate.refused]
+        own = {
+            "sample": candidate.sample.to_json(),
+            "image": candidate.image,
+            "rows": candidate.rows,
+            "refused": refused,
+        }
+        rest = [self.outcome, self.detail, self.file, self.stamp, self.sha256, self.look]
+        return json.dumps([own, rest])
+
+    @staticmethod
+    def from_line(line: str) -> "Fate":
+        """The inverse of `to_line`."""
+        own, rest = json.loads(line)
+        refused = tuple(Refusal(*r) for r in own["refused"])
+        return Fate(Candidate(Sample.from_json(own["sample"]), own["image"], tuple(own["rows"]), refused), *rest)
+
+
+class ImageError(ValueError):
+    """These bytes are not an image that can be kept; `reason` is the outcome of its rows."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A survey to make: fates that are decided so far, as lines, and the file for the answer."""
+
+    part: Path
+    lines: tuple[str, ...]
+    apply_orientation: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of all that the answer depends on, the images' contents by their stamps."""
+        return hashlib.sha256("\n".join((str(self.apply_orientation), *self.lines)).encode()).hexdigest()
+
+
+def survey(chunk: Chunk) -> int:
+    """Looks at every image of the chunk that is still `kept`; answers in `chunk.part`, unless that was done before.
+
+    Returns the number of candidates.
+    """
+    if chunk.part.exists() and inputs_of(chunk.part) == chunk.sha256:
+        return len(chunk.lines)
+    with replacing(chunk.part) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(chunk.sha256 + "\n")
+        for line in chunk.lines:
+            fate = Fate.from_line(line)
+            if fate.file:
+                fate = _seen(fate, chunk.apply_orientation)
+            file.write(fate.to_line() + "\n")
+    return len(chunk.lines)
+
+
+def inputs_of(part: Path) -> str:
+    """`Chunk.sha256` of what a part was made from."""
+    with part.open(encoding="utf-8") as file:
+        return file.readline().strip()
+
+
+def read_part(part: Path) -> Iterator[Fate]:
+    """The fates in a surveyed part, in order."""
+    with part.open(encoding="utf-8") as file:
+        file.readline()
+        yield from map(Fate.from_line, file)
+
+
+def _seen(fate: Fate, apply_orientation: bool) -> Fate:
+    sample, path = fate.candidate.sample, Path(fate.file)
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ImageError("too_large", f"expected at most {MAX_IMAGE_BYTES} bytes, found {path.stat().st_size}")
+        data = path.read_bytes()
+        image = open_image(data, apply_orientation)
+        stated = (sample.width, sample.height)
+        if 0 not in stated and stated != image.size:
+            raise ImageError("size_mismatch", f"expected {stated} pixels as annotated, found {image.size}")
+    except ImageError as error:
+        return replace(fate, outcome=error.reason, detail=f"{error}: {path.name}")
+    sample = replace(sample, width=image.width, height=image.height)
+    candidate = replace(fate.candidate, sample=sample)
+    return replace(fate, candidate=candidate, sha256=hashlib.sha256(data).hexdigest(), look=look_of(image))
+
+
+def open_image(data: bytes, apply_orientation: bool) -> Image.Image:
+    """The image, decoded to its last pixel, turned as its EXIF says where that applies; RGB.
+
+    Raises `ImageError` for what is no JPEG, PNG or WebP, is damaged in any way, or is too large or too small.
+    """
+    try:
+        extension = image_extension(data)
+    except ShardError as error:
+        raise ImageError("unknown_format", str(error)) from error
+    try:
+        header = Image.open(io.BytesIO(data), formats=("JPEG", "MPO", "PNG", "WEBP"))
+        if header.width * header.height > MAX_IMAGE_PIXELS:
+            raise ImageError("too_large", f"expected at most {MAX_IMAGE_PIXELS} pixels, found {header.size}")
+        if min(header.size) < MIN_SIDE_PX:
+            raise ImageError("too_small", f"expected sides of {MIN_SIDE_PX} pixels or more, found {header.size}")
+        # Pillow reads over damage inside a JPEG; strict simplejpeg, which the loader uses too, does not.
+        image = Image.fromarray(_decode_jpeg(data)) if extension == "jpg" else header.convert("RGB")
+        return _turned(image, header.getexif().get(EXIF_ORIENTATION, 1)) if apply_orientation else image
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError("decode_error", str(error)) from error
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """[H, W, 3]. Raises `ValueError` for damage, and for the four colours of print."""
+    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The image upright, by its EXIF orientation; 1 and what is none of 2..8 leave it as it is."""
+    transpose = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
