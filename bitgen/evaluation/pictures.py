@@ -1,0 +1,99 @@
+"""Pictures for a page: images inside the page itself, boxes as vectors over them, heat-maps as tints."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from math import isqrt
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bitgen.evaluation.page import Html, text
+
+COLOURS = 10
+"""Phrase colours; the eleventh phrase has the first colour again."""
+WHITE = 9
+LONG_SIDE_PX = 520
+"""A stored image is shown at most this large: 40 kB instead of 200."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A box drawn over a picture."""
+
+    corners: tuple[float, float, float, float]
+    """Fractions of the picture."""
+    colour: int
+    """Number of a phrase colour."""
+    title: str
+    """Said by the browser when the pointer rests on it."""
+    dashed: bool = False
+
+
+def picture(
+    uri: str, width: int, height: int, outlines: Sequence[Outline], *, says: str, shown_px: int, heat: str = ""
+) -> Html:
+    """An image with boxes over it, and a heat-map between them.
+
+    Args:
+        uri: of the image, `heat` of the tint, both from this module.
+        width: of the picture in pixels, as `height`: the proportions.
+        says: what the picture shows, for those who do not see it.
+        shown_px: its longer side on the page.
+    """
+    scale = shown_px / max(width, height)
+    across, down = round(width * scale), round(height * scale)
+    boxes = "".join(_outline(outline) for outline in outlines)
+    tint = f'<img class="heat" src="{heat}" alt="">' if heat else ""
+    return Html(
+        f'<div class="picture" style="width:{across}px;height:{down}px"><img src="{uri}" alt="{text(says)}">{tint}'
+        f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg></div>'
+    )
+
+
+def framed(inner: Html, caption: str) -> Html:
+    """A picture with a line under it."""
+    return Html(f'<figure>{inner}<figcaption class="muted">{text(caption)}</figcaption></figure>')
+
+
+def tensor_uri(image: Tensor) -> str:
+    """A tensor [3, H, W] uint8 exactly as it is, as PNG."""
+    return _uri(Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()), "PNG")
+
+
+def photo_uri(image: Tensor) -> str:
+    """A decoded photograph [3, H, W] uint8, shrunk to `LONG_SIDE_PX`, as JPEG."""
+    shown = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    shown.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX))
+    return _uri(shown, "JPEG", quality=85)
+
+
+def heat_uri(logits: Tensor) -> str:
+    """A heat-map [Q] of a square grid as a tint: clear where the patch does not belong, red where it does.
+
+    The tint is the logits' sigmoid as opacity, one pixel a patch; the browser interpolates between them.
+    """
+    side = isqrt(len(logits))
+    opacity = (logits.float().nan_to_num(-torch.inf).sigmoid() * 190).reshape(side, side).round().to(torch.uint8)
+    pixels = torch.zeros(side, side, 4, dtype=torch.uint8)
+    pixels[..., 0], pixels[..., 1] = 255, 40
+    pixels[..., 3] = opacity.cpu()
+    return _uri(Image.fromarray(pixels.numpy(), "RGBA"), "PNG")
+
+
+def _outline(outline: Outline) -> str:
+    x0, y0, x1, y1 = outline.corners
+    place = f'x="{x0:.5f}" y="{y0:.5f}" width="{max(x1 - x0, 0):.5f}" height="{max(y1 - y0, 0):.5f}"'
+    dashes = " dashed" if outline.dashed else ""
+    return (
+        f'<g class="p{outline.colour % COLOURS}"><title>{text(outline.title)}</title>'
+        f'<rect class="halo" {place}/><rect class="edge{dashes}" {place}/></g>'
+    )
+
+
+def _uri(image: Image.Image, kind: str, **options: int) -> str:
+    file = BytesIO()
+    image.save(file, kind, optimize=True, **options)
+    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"

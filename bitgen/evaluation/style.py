@@ -1,0 +1,113 @@
+"""How our pages look: one style sheet, light and dark by the reader's own setting, also in print."""
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ground: #fff; --raised: #f6f7f9; --ink: #1b1f24; --muted: #5f6b7a; --rule: #dfe3e8; --warn: #8a5300;
+  --warn-ground: #fff6e5;
+  --s0: #1f6fc4; --s1: #c8501b; --s2: #1a8a5a; --s3: #8450b8; --s4: #b0892c; --s5: #c13a76;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #14171b; --raised: #1d2127; --ink: #e4e7eb; --muted: #97a3b3; --rule: #333a43; --warn: #f0c274;
+    --warn-ground: #2d2415;
+    --s0: #6aaef5; --s1: #f38d5c; --s2: #57c795; --s3: #bf93ec; --s4: #dcb95e; --s5: #ee7fae;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; max-width: 1180px; padding: 36px 28px 64px; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
+h1 { margin: 0 0 4px; font-size: 27px; line-height: 1.25; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+h2 { margin: 46px 0 10px; padding-bottom: 6px; font-size: 19px; border-bottom: 1px solid var(--rule); }
+h3 { margin: 26px 0 8px; font-size: 15.5px; overflow-wrap: anywhere; }
+h4 { margin: 0 0 2px; font-size: 13.5px; font-weight: 600; overflow-wrap: anywhere; }
+h4 small { margin-left: 4px; font-weight: 400; color: var(--muted); }
+p { margin: 8px 0; max-width: 78ch; }
+.muted { color: var(--muted); }
+code { font: 0.92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+nav { margin: 14px 0 0; font-size: 14px; }
+nav a { margin-right: 18px; color: var(--s0); text-decoration: none; }
+nav a:hover { text-decoration: underline; }
+.warning {
+  margin: 16px 0; padding: 10px 14px; max-width: 82ch; border-left: 4px solid var(--warn);
+  background: var(--warn-ground);
+}
+
+.scroll { overflow-x: auto; }
+table { margin: 10px 0 14px; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th { font-weight: 600; color: var(--muted); white-space: nowrap; }
+td.number, th.number { padding-left: 10px; text-align: right; white-space: nowrap; }
+tr.lesser td { color: var(--muted); }
+tr.lesser td:first-child { padding-left: 16px; }
+dl.facts {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 14px 22px;
+  margin: 20px 0 6px;
+}
+dl.facts dt { font-size: 12.5px; color: var(--muted); }
+dl.facts dd { margin: 0; font-size: 16px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 22px 26px; }
+figure { margin: 0; }
+figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
+.chart svg { display: block; width: 100%; height: auto; font-size: 12.5px; }
+.chart text { fill: var(--muted); }
+.chart .grid { stroke: var(--rule); stroke-width: 1; }
+.chart .axis { stroke: var(--muted); stroke-width: 1; }
+.chart polyline { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.chart .band { fill: currentColor; opacity: 0.16; }
+.chart .dot { fill: currentColor; }
+.chart line.event { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 2 3; }
+.chart circle.event { fill: var(--ink); }
+.chart text.event { fill: var(--ground); font-size: 10px; font-weight: 700; }
+.s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
+.s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
+.key { display: inline-block; margin-right: 14px; }
+.key i {
+  display: inline-block; width: 16px; height: 3px; margin-right: 6px; vertical-align: 4px;
+  border-radius: 2px; background: currentColor;
+}
+.key b {
+  display: inline-block; width: 16px; height: 16px; margin-right: 5px; border-radius: 50%;
+  background: var(--ink); color: var(--ground);
+  font-size: 10px; line-height: 16px; text-align: center;
+}
+
+.card {
+  margin: 22px 0; padding: 16px 18px; border: 1px solid var(--rule); border-radius: 10px;
+  background: var(--raised); break-inside: avoid;
+}
+.card h3 { margin: 0 0 10px; }
+.card h3 small { font-weight: 400; color: var(--muted); }
+.pair { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
+.words { flex: 1 1 280px; min-width: 240px; font-size: 14px; }
+.words ul, .words ol { margin: 4px 0 12px; padding-left: 20px; }
+.words li { margin: 3px 0; overflow-wrap: anywhere; }
+.words h4 { margin-top: 10px; }
+.words h4:first-child { margin-top: 0; }
+.picture { position: relative; overflow: hidden; border-radius: 5px; background: #000; line-height: 0; }
+.picture img { display: block; width: 100%; height: 100%; }
+.picture .heat { position: absolute; inset: 0; }
+.picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+.picture rect { fill: none; vector-effect: non-scaling-stroke; }
+.picture .halo { stroke: #000; stroke-opacity: 0.6; stroke-width: 4.5; }
+.picture .edge { stroke: currentColor; stroke-width: 2.5; }
+.picture .dashed { stroke-dasharray: 7 4; }
+.p0 { color: #ffd23f; } .p1 { color: #4cc9f0; } .p2 { color: #ff6b6b; }
+.p3 { color: #7ae582; } .p4 { color: #d59bf6; } .p5 { color: #ff9f40; }
+.p6 { color: #f7aef8; } .p7 { color: #b8f2e6; } .p8 { color: #c5a880; } .p9 { color: #ffffff; }
+mark { padding: 0 3px; border-radius: 3px; color: inherit; background: none; border-bottom: 3px solid; }
+.swatch {
+  display: inline-block; width: 11px; height: 11px; margin-right: 6px; border: 1px solid #0008;
+  border-radius: 3px; background: currentColor;
+}
+.yes { color: var(--s2); font-weight: 600; }
+.no { color: var(--s1); font-weight: 600; }
+footer {
+  margin-top: 54px; padding-top: 10px; border-top: 1px solid var(--rule); font-size: 13px;
+  color: var(--muted);
+}
+@media print { body { max-width: none; padding: 0; } nav { display: none; } }
+"""

@@ -1,0 +1,105 @@
+"""results.json as tables, for the terminal and for the page, and the mean over several sets.
+
+A result: {"train": {"retrieval": {...}, "grounding": {...}, "datasets": {NAME: {"retrieval": {...}}}}, "heldout": ...};
+what lies under "retrieval" is what `retrieval.summarise` returns, under "grounding" what `evaluate_grounding` returns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SPLITS = {"train": "train", "heldout": "held out"}
+CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
+ADDED = ("images", "texts", "phrases", "not_finite")
+"""Counts, which are added up over sets where shares are averaged."""
+
+
+@dataclass(frozen=True)
+class Table:
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lesser: tuple[int, ...]
+    """Numbers of the rows that only stand for comparison."""
+
+
+def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares averaged over sets, each set counting once; counts added up; what is neither is left out."""
+    if len(found) == 1:
+        return dict(found[0])
+    result: dict[str, Any] = {}
+    for name, value in found[0].items():
+        values = [each[name] for each in found if name in each]
+        if len(values) < len(found):
+            continue
+        if isinstance(value, Mapping):
+            inner = mean(values)
+            if inner:
+                result[name] = inner
+        elif name in ADDED:
+            result[name] = sum(values)
+        elif isinstance(value, float):
+            result[name] = sum(values) / len(values)
+    return result
+
+
+def retrieval_table(results: Mapping[str, Any]) -> Table:
+    """Recalls in percent; a set's chance level stands under it."""
+    rows: list[tuple[str, ...]] = []
+    lesser = []
+    for label, found in _sets(results, "retrieval"):
+        rows.append(
+            (label, f"{found['images']:,}", f"{found['texts']:,}", *_direction(found["t2i"]), *_direction(found["i2t"]))
+        )
+        chance = found["chance"]
+        lesser.append(len(rows))
+        rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
+    header = ("retrieval, %", "images", "texts", "text→image R@1", "R@5", "R@10", "median rank")
+    return Table((*header, "image→text R@1", "R@5", "R@10", "median rank"), tuple(rows), tuple(lesser))
+
+
+def grounding_table(results: Mapping[str, Any]) -> Table:
+    """Accuracies in percent; a set's controls stand under it."""
+    rows: list[tuple[str, ...]] = []
+    lesser = []
+    for label, found in _sets(results, "grounding"):
+        rows.append((label, *_accuracies(found)))
+        for name, control in found["controls"].items():
+            lesser.append(len(rows))
+            fitted = f", fitted on {control['fitted_on']}" if "fitted_on" in control else ""
+            rows.append((f"{CONTROLS[name]}{fitted}", *_accuracies(control)))
+    header = ("grounding, %", "phrases", "IoU ≥ 0.5", "mean IoU", "IoU ≥ 0.25", "IoU ≥ 0.75", "any box", "pointing")
+    return Table(header, tuple(rows), tuple(lesser))
+
+
+def plain(table: Table) -> str:
+    """Aligned columns for a terminal; the rows of comparison are indented."""
+    rows = [(f"  {row[0]}", *row[1:]) if n in table.lesser else row for n, row in enumerate(table.rows)]
+    lines = [table.header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    drawn = [
+        "  ".join((line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))))
+        for line in lines
+    ]
+    return "\n".join((drawn[0], "-" * len(drawn[0]), *drawn[1:]))
+
+
+def _sets(results: Mapping[str, Any], task: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Label and result of every set, and of the mean where a split has several."""
+    found = []
+    for split, label in SPLITS.items():
+        sets = results.get(split, {}).get("datasets", {})
+        names = [name for name in sets if task in sets[name]]
+        found += [(f"{label}: {name}", sets[name][task]) for name in names]
+        if len(names) > 1:
+            found.append((f"{label}: mean of {len(names)}", results[split][task]))
+    return found
+
+
+def _direction(found: Mapping[str, float]) -> tuple[str, ...]:
+    middle = found.get("median_rank")
+    return (*(f"{100 * found[f'r{k}']:.1f}" for k in (1, 5, 10)), "" if middle is None else f"{middle:g}")
+
+
+def _accuracies(found: Mapping[str, Any]) -> tuple[str, ...]:
+    shares = (found[name] for name in ("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing"))
+    return (f"{found['phrases']:,}", *(f"{100 * share:.1f}" for share in shares))

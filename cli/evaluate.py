@@ -1,0 +1,99 @@
+"""bitgen-eval CKPT: retrieval and grounding on training and held-out sets, as a table and as results.json."""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bitgen.batch import BatchError
+from bitgen.evaluation.tables import grounding_table, plain, retrieval_table
+from bitgen.training.checkpoint import CheckpointError
+from pipeline.files import write_text
+from pipeline.results import Choice, ResultsError, Split, Task, evaluate_checkpoint
+from shards.format import ShardError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a checkpoint: retrieval by the dual encoder, grounding beside its controls, chance levels beside both."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """A run folder, a checkpoint folder, or hf://owner/name."""
+    task: tuple[Task, ...] = ("retrieval", "grounding")
+    """What to evaluate."""
+    split: tuple[Split, ...] = ("train", "heldout")
+    """train: the sets it was trained on; heldout: all sets under shards/eval."""
+    data: Path | None = None
+    """Folder that holds shards/; by default the one that the run was trained from."""
+    batch: int = 64
+    """Images at a time."""
+    train_limit: int = 5000
+    """Images of each training set, evenly spaced over it; held-out sets are always evaluated whole."""
+    allow_other_holdout: bool = False
+    """Evaluate on sets built under other hold-out lists than the checkpoint's; the result says so."""
+    seed: int = 0
+    """Of the shuffled-text control."""
+    out: Path | None = None
+    """Where the results go; by default results.json in the run folder."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = tyro.cli(Arguments, prog="bitgen-eval", args=argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return evaluate(arguments)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    except (BatchError, CheckpointError, ResultsError, ShardError, OSError, ValueError) as error:
+        print(f"bitgen-eval: {error}", file=sys.stderr)
+        return 1
+
+
+def evaluate(arguments: Arguments) -> int:
+    out = results_path(arguments)
+    sets = " and ".join(arguments.split)
+    print(f"evaluating {' and '.join(arguments.task)} of {arguments.checkpoint} on {sets} sets", file=sys.stderr)
+    choice = Choice(
+        arguments.task,
+        arguments.split,
+        arguments.batch,
+        arguments.train_limit,
+        arguments.allow_other_holdout,
+        arguments.seed,
+    )
+    results = evaluate_checkpoint(arguments.checkpoint, arguments.data, choice)
+    write_text(out, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    for table in (retrieval_table(results), grounding_table(results)):
+        if table.rows:
+            print(plain(table), end="\n\n")
+    for name in results["other_holdout"]:
+        print(f"{name} was built under other hold-out lists than the checkpoint's: its images may have been trained on")
+    if results["warning"]:
+        print(results["warning"], end="\n\n")
+    print(
+        f"wrote {out}; next, to look at it: bitgen-show {out.parent if arguments.out is None else arguments.checkpoint}"
+    )
+    return 0
+
+
+def results_path(arguments: Arguments) -> Path:
+    """`--out`, or results.json in the folder of the run that the checkpoint belongs to."""
+    if arguments.out is not None:
+        return arguments.out
+    if arguments.checkpoint.startswith("hf://"):
+        raise ResultsError(f"expected --out FILE for a model from a hub, found none: {arguments.checkpoint}")
+    path = Path(arguments.checkpoint)
+    if not path.is_dir():
+        raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")
+    run = path if (path / "checkpoints").is_dir() else path.resolve().parent.parent
+    return run / "results.json"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""A checkpoint and the datasets on disk become results: which sets, which rows of them, and their figures."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgen.batch import Batch, Item, whole
+from bitgen.evaluation.grounding import FIT_TARGETS, evaluate_grounding
+from bitgen.evaluation.page import TINY_IMAGES, size_warning
+from bitgen.evaluation.retrieval import evaluate_retrieval
+from bitgen.evaluation.tables import mean
+from bitgen.model.bitgen import BitGen
+from bitgen.tokens import shared_tokenizer
+from bitgen.training.checkpoint import CheckpointError, State, find, load_model, read_state
+from bitgen.training.config import TrainConfig
+from pipeline.progress import Counter, progress
+from shards.index import DATASET, ShardIndex
+
+log = logging.getLogger(__name__)
+
+Task = Literal["retrieval", "grounding"]
+Split = Literal["heldout", "train"]
+FORMAT_VERSION = 1
+
+
+class ResultsError(Exception):
+    """There is nothing to evaluate, or what there is must not be compared."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to evaluate, and how."""
+
+    tasks: tuple[Task, ...] = ("retrieval", "grounding")
+    splits: tuple[Split, ...] = ("train", "heldout")
+    batch: int = 64
+    """Images at a time."""
+    train_limit: int = 5000
+    """Images of each training set, evenly spaced; held-out sets are always taken whole."""
+    allow_other_holdout: bool = False
+    seed: int = 0
+    """Of the shuffled texts."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The datasets that a checkpoint was trained on, and those that it was kept from; open indexes by name."""
+
+    train: dict[str, ShardIndex]
+    heldout: dict[str, ShardIndex]
+    missing: tuple[str, ...]
+    """Training sets that are not on this machine."""
+
+    def train_photographs(self) -> NDArray[np.int64]:
+        """The image ids that were trained on, each once, ascending."""
+        ids = [np.asarray(index.image_ids) for index in self.train.values()]
+        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *ids]))
+
+
+def evaluate_checkpoint(checkpoint: str, root: Path | None, choice: Choice) -> dict[str, Any]:
+    """Everything that `results.json` holds.
+
+    Args:
+        checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
+        root: the data folder, which holds shards/; by default that of the checkpoint's configuration.
+
+    Raises `ResultsError` where no set fits, or one was built under other hold-out lists than the checkpoint's and
+    `choice.allow_other_holdout` does not say otherwise; also what loading and reading raise.
+    """
+    model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    sets = open_sets(state.config, Path(state.config.data.root) if root is None else root)
+    others = check_holdout(sets, state, choice)
+    seen = sets.train_photographs()
+    results: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "run": state.config.run.name,
+        "checkpoint": find(checkpoint).name,
+        "phase": state.config.phase,
+        "step": state.step,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "holdout_sha256": state.holdout_sha256,
+        "other_holdout": others,
+        "seed": choice.seed,
+        "train_photographs": len(seen),
+        "missing_training_sets": list(sets.missing),
+    }
+    targets = train_targets(sets.train)
+    for split, indexes in (("train", sets.train), ("heldout", sets.heldout)):
+        if split in choice.splits:
+            results[split] = evaluate_split(model, state.config, indexes, split, choice, targets, seen)
+    if not any(results[split]["datasets"] for split in choice.splits):
+        raise ResultsError(
+            f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
+            f"{sorted(sets.train)} and {sorted(sets.heldout)}"
+        )
+    results["notes"] = notes(results, [state.config, *lineage(state.config)])
+    return results
+
+
+def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[str]:
+    """What a reader must know before believing the figures, as sentences; `configs` are the run's and its ancestors'."""
+    found = []
+    trained = results["train_photographs"]
+    if trained and trained < TINY_IMAGES:
+        found.append(size_warning(trained))
+    if results.get("heldout", {}).get("grounding") and not any(config.loss.grounding for config in configs):
+        found.append("The grounding head of this model has not been trained: the fine phase does that.")
+    found += [
+        f"{name} was built under other hold-out lists than this checkpoint's: its images may have been trained on."
+        for name in results["other_holdout"]
+    ]
+    for name, entry in results.get("heldout", {}).get("datasets", {}).items():
+        if entry["seen_in_training"]:
+            found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
+    return found
+
+
+def open_sets(config: TrainConfig, root: Path) -> Sets:
+    """The checkpoint's training sets, those of the runs it started from included, and everything under shards/eval."""
+    folder = root / "shards"
+    names = training_sets(config)
+    here = [name for name in names if (folder / name / DATASET).is_file()]
+    missing = tuple(name for name in names if name not in here)
+    if missing:
+        log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), folder)
+    heldout = sorted(path.parent for path in folder.glob(f"eval/*/{DATASET}"))
+    if not here and not heldout:
+        raise ResultsError(f"expected built datasets, found neither {names} nor eval/*: {folder}")
+    return Sets(
+        {name: ShardIndex.open(folder / name) for name in here},
+        {f"eval/{path.name}": ShardIndex.open(path) for path in heldout},
+        missing,
+    )
+
+
+def training_sets(config: TrainConfig) -> list[str]:
+    """Names of all datasets that the weights have seen: the run's mixture, and those of its ancestors."""
+    names = list(config.data.mixture)
+    for ancestor in lineage(config):
+        names += [name for name in ancestor.data.mixture if name not in names]
+    return names
+
+
+def lineage(config: TrainConfig) -> list[TrainConfig]:
+    """Configurations of the runs that this one started from, nearest first, as far as they are on this machine."""
+    ancestors: list[TrainConfig] = []
+    visited = set()
+    while (init := config.run.init) and init not in visited:
+        visited.add(init)
+        if init.startswith("hf://"):
+            log.warning("the run started from %s, whose training sets are not looked up", init)
+            break
+        try:
+            config = read_state(find(init)).config
+        except CheckpointError as error:
+            log.warning("the run that this one started from cannot be read: %s", error)
+            break
+        ancestors.append(config)
+    return ancestors
+
+
+def check_holdout(sets: Sets, state: State, choice: Choice) -> list[str]:
+    """Names of the sets whose hold-out lists are not the checkpoint's; raises `ResultsError` unless that is allowed."""
+    both = {**sets.train, **sets.heldout}
+    others = sorted(n for n, index in both.items() if index.dataset.get("holdout_sha256") != state.holdout_sha256)
+    if others and not choice.allow_other_holdout:
+        found = both[others[0]].dataset.get("holdout_sha256")
+        raise ResultsError(
+            f"expected sets under the checkpoint's hold-out lists {state.holdout_sha256!r}, found {found!r} in "
+            f"{', '.join(others)}: their images may have been trained on (--allow-other-holdout evaluates all the same)"
+        )
+    if others:
+        log.warning("evaluated under other hold-out lists than the checkpoint's: %s", ", ".join(others))
+    return others
+
+
+def evaluate_split(
+    model: BitGen,
+    config: TrainConfig,
+    indexes: Mapping[str, ShardIndex],
+    split: Split,
+    choice: Choice,
+    targets: Tensor | None,
+    seen: NDArray[np.int64],
+) -> dict[str, Any]:
+    """{"datasets": {NAME: {task: figures, "samples", "evaluated"}}, task: their mean over sets}.
+
+    Held-out sets also say how many of their photographs were trained on, "seen_in_training": that must be 0.
+    """
+    datasets: dict[str, dict[str, Any]] = {}
+    for name, index in indexes.items():
+        rows = spaced(len(index), choice.train_limit if split == "train" else len(index))
+        entry: dict[str, Any] = {"samples": len(index), "evaluated": len(rows)}
+        if split == "heldout":
+            entry["seen_in_training"] = int(np.isin(np.asarray(index.image_ids), seen).sum())
+            if entry["seen_in_training"]:
+                log.warning("%s holds %d photographs that were trained on", name, entry["seen_in_training"])
+        for task in (task for task in choice.tasks if task in tasks_of(index)):
+            with progress(f"{task} {name}", len(rows), "images") as counter:
+                found = batches(index, rows, config.data.image_px, config.data.max_tokens, choice.batch, counter)
+                if task == "retrieval":
+                    entry[task] = evaluate_retrieval(model, found)
+                else:
+                    entry[task] = evaluate_grounding(model, found, train_targets=targets, seed=choice.seed)
+            datasets[name] = entry
+    figures = {task: [entry[task] for entry in datasets.values() if task in entry] for task in choice.tasks}
+    return {**{task: mean(found) for task, found in figures.items() if found}, "datasets": datasets}
+
+
+def tasks_of(index: ShardIndex) -> tuple[Task, ...]:
+    """Captions are retrieved, phrases are grounded. An expression ("left man") names no image, so it is not retrieved."""
+    found: list[Task] = ["retrieval"] if index.dataset.get("phase") == "coarse" else []
+    return (*found, "grounding") if index.dataset.get("phrases") else tuple(found)
+
+
+def batches(
+    index: ShardIndex, rows: Sequence[int], side_px: int, max_tokens: int, size: int, counter: Counter | None = None
+) -> Iterator[Batch]:
+    """Rows of a dataset as whole images with all their texts, `size` images at a time; two batches are made ahead."""
+    tokenizer = shared_tokenizer()
+
+    def make(part: Sequence[int]) -> Batch:
+        items = [Item(row, 0, *index.read(row)) for row in part]
+        return whole(items, side_px, tokenizer, max_tokens=max_tokens)
+
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with ThreadPoolExecutor(2, "bitgen-evaluate") as pool:
+        coming = [pool.submit(make, part) for part in parts[:2]]
+        for number, part in enumerate(parts):
+            batch = coming.pop(0).result()
+            if number + 2 < len(parts):
+                coming.append(pool.submit(make, parts[number + 2]))
+            yield batch
+            if counter is not None:
+                counter.update(len(part))
+
+
+def train_targets(indexes: Mapping[str, ShardIndex]) -> Tensor | None:
+    """[P, 4] smallest boxes around the boxes of training phrases, in fractions of their images; None without any.
+
+    Of at most `FIT_TARGETS` phrases, from images evenly spaced over each set.
+    """
+    with_phrases = [index for index in indexes.values() if index.dataset.get("phrases")]
+    merged = []
+    for index in with_phrases:
+        most = FIT_TARGETS // len(with_phrases)
+        for row in spaced(len(index), max(1, round(most * len(index) / index.dataset["phrases"]))):
+            for phrase in (phrase for text in index.read(row)[0].texts for phrase in text.phrases):
+                low = (min(b.x0 for b in phrase.boxes), min(b.y0 for b in phrase.boxes))
+                high = (max(b.x1 for b in phrase.boxes), max(b.y1 for b in phrase.boxes))
+                merged.append((*low, *high))
+    return torch.tensor(merged, dtype=torch.float64) if merged else None
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """0..count-1, or `most` of them, evenly spaced, the first and the last included."""
+    return list(range(count)) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
