@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
+from bitgen.image import MAX_PIXELS, DecodeError, decode
 from bitgen.record import Sample
 from pipeline.files import replacing
 from pipeline.holdout import look_of
@@ -19,7 +17,6 @@ from pipeline.rows import Candidate, Refusal
 from shards.format import ShardError, image_extension
 
 MAX_IMAGE_BYTES = 64 << 20
-MAX_IMAGE_PIXELS = 64 << 20
 MIN_SIDE_PX = 16
 EXIF_ORIENTATION = 0x0112
 
@@ -131,32 +128,26 @@ def _seen(fate: Fate, apply_orientation: bool) -> Fate:
 
 
 def open_image(data: bytes, apply_orientation: bool) -> Image.Image:
-    """The image, decoded to its last pixel, turned as its EXIF says where that applies; RGB.
+    """The image as the loader will decode it, to its last pixel; RGB, turned as its EXIF says where that applies.
 
     Raises `ImageError` for what is no JPEG, PNG or WebP, is damaged in any way, or is too large or too small.
     """
     try:
-        extension = image_extension(data)
+        image_extension(data)
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as header:
+            size, orientation = header.size, header.getexif().get(EXIF_ORIENTATION, 1)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ImageError("too_large", f"expected at most {MAX_PIXELS} pixels, found {size}")
+        if min(size) < MIN_SIDE_PX:
+            raise ImageError("too_small", f"expected sides of {MIN_SIDE_PX} pixels or more, found {size}")
+        image = Image.fromarray(decode(data).permute(1, 2, 0).numpy())
     except ShardError as error:
         raise ImageError("unknown_format", str(error)) from error
-    try:
-        header = Image.open(io.BytesIO(data), formats=("JPEG", "MPO", "PNG", "WEBP"))
-        if header.width * header.height > MAX_IMAGE_PIXELS:
-            raise ImageError("too_large", f"expected at most {MAX_IMAGE_PIXELS} pixels, found {header.size}")
-        if min(header.size) < MIN_SIDE_PX:
-            raise ImageError("too_small", f"expected sides of {MIN_SIDE_PX} pixels or more, found {header.size}")
-        # Pillow reads over damage inside a JPEG; strict simplejpeg, which the loader uses too, does not.
-        image = Image.fromarray(_decode_jpeg(data)) if extension == "jpg" else header.convert("RGB")
-        return _turned(image, header.getexif().get(EXIF_ORIENTATION, 1)) if apply_orientation else image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from error
+    except (DecodeError, OSError, SyntaxError, EOFError) as error:
         raise ImageError("decode_error", str(error)) from error
-
-
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
-    """[H, W, 3]. Raises `ValueError` for damage, and for the four colours of print."""
-    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    return _turned(image, orientation) if apply_orientation else image
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -18,12 +19,15 @@ class WorkerError(Exception):
 
 
 def each(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """`function(task)` for every task, in order; at most `workers` at a time, in this process when that is one.
+    """`function(task)` for every task, in order, `workers` at a time; in this process for one worker or one task.
 
     `function` is a module's own, tasks and results can be pickled between processes. What `function` raises is raised
     here, and no further task is begun. Raises `WorkerError` where a worker is killed.
     """
-    if workers <= 1:
+    tasks = iter(tasks)
+    first = list(islice(tasks, 2))
+    tasks = chain(first, tasks)
+    if workers <= 1 or len(first) < 2:
         yield from map(function, tasks)
         return
     # Spawned, since a fork copies locks that threads of this process hold.

@@ -1,0 +1,140 @@
+"""bitgen-shards: downloaded sources become shards under data/shards, evaluation first."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.build import BuildError, Built, Options, build
+from pipeline.fetch import FetchError
+from pipeline.files import BusyError
+from pipeline.holdout import HoldoutError, missing_files
+from pipeline.ledger import summary
+from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
+from pipeline.rows import AnnotationError
+from pipeline.workers import WorkerError
+from shards.format import ShardError
+
+MANIFESTS = Path(__file__).parents[1] / "manifests"
+
+_FAILURES = (BuildError, HoldoutError, AnnotationError, ShardError, WorkerError, BusyError, FetchError, OSError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 1 failed, 2 wrong use."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ManifestError as error:
+        print(f"bitgen-shards: {error}", file=sys.stderr)
+        return 2
+    except _FAILURES as error:
+        print(f"bitgen-shards: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bitgen-shards: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bitgen-shards", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "manifests",
+        nargs="*",
+        type=Path,
+        metavar="MANIFEST",
+        help="TOML files (default: those of manifests/ whose files are there)",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where raw/ is and shards/ goes (default: data)"
+    )
+    parser.add_argument(
+        "--sources", nargs="+", default=[], metavar="NAME", help="only these, under the hold-out of all"
+    )
+    parser.add_argument("--limit", type=_positive, help="images of each source at most, the first ones")
+    parser.add_argument(
+        "--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--shorter-side",
+        type=_positive,
+        metavar="PX",
+        help="shrink larger images to this (default: bytes as they came)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built, and end")
+    return parser
+
+
+def _positive(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {value!r}")
+    return int(value)
+
+
+def _run(options: argparse.Namespace) -> int:
+    manifests = [read_manifest(path) for path in options.manifests] or _downloaded(options.data)
+    wanted = _wanted(manifests, options.sources, options.data, is_explicit=bool(options.manifests))
+    for source in wanted:
+        print(f"{source.dataset}: {source.manifest}, {' '.join(source.annotations)}", file=sys.stderr)
+    if options.dry_run:
+        return 0
+    built: list[Built] = []
+    for each in build(manifests, options.data, wanted, Options(options.limit, options.shorter_side, options.workers)):
+        built.append(each)
+        print(_line(each), file=sys.stderr)
+    print(summary({each.dataset["name"]: each.dataset["counts"] for each in built}))
+    total = sum(each.dataset["samples"] for each in built)
+    print(f"{total:,} samples in {len(built)} datasets are in {options.data / 'shards'}")
+    phases = [phase for phase in ("coarse", "fine") if any(_trains(each, phase) for each in built)]
+    print(f"next: bitgen-train --phase {phases[0] if phases else 'coarse'} --data.root {options.data}")
+    return 0
+
+
+def _downloaded(data: Path) -> list[Manifest]:
+    """The manifests of `manifests/` that have a folder in raw/."""
+    found = [read_manifest(path) for path in sorted(MANIFESTS.glob("*.toml"))]
+    here = [manifest for manifest in found if (data / "raw" / manifest.name).is_dir() and manifest.sources]
+    if not here:
+        names = ", ".join(manifest.name for manifest in found) or "none"
+        raise BuildError(f"expected downloads of manifests/ ({names}), found none: {data / 'raw'}; run bitgen-download")
+    return here
+
+
+def _wanted(manifests: Sequence[Manifest], names: Sequence[str], data: Path, is_explicit: bool) -> list[Source]:
+    """The sources to build: those named; else all, and unless the manifests were named, all that are downloaded."""
+    sources = [source for manifest in manifests for source in manifest.sources]
+    known = {source.name for source in sources}
+    for name in sorted(set(names) - known):
+        raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")
+    if names:
+        return [source for source in sources if source.name in names]
+    wanted = []
+    for source in sources:
+        missing = [*missing_files(source, data / "raw"), *_missing_roots(source, data / "raw")]
+        if missing and not is_explicit:
+            print(f"{source.dataset}: not built, {missing[0]} is not downloaded", file=sys.stderr)
+        else:
+            wanted.append(source)
+    return wanted
+
+
+def _missing_roots(source: Source, raw: Path) -> list[Path]:
+    roots = [raw / source.manifest / root for root in source.images]
+    return [] if any(root.is_dir() for root in roots) else roots
+
+
+def _line(built: Built) -> str:
+    dataset = built.dataset
+    how = "built" if built.is_new else "up to date"
+    return f"{dataset['name']}: {how}, {dataset['samples']:,} samples, {dataset['texts']:,} texts, {dataset['boxes']:,} boxes"
+
+
+def _trains(built: Built, phase: str) -> bool:
+    return built.dataset["role"] == "train" and built.dataset["phase"] == phase
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""bitgen-download: the files that manifests name, whole and checked, under data/raw; URL lists are crawled."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.download import Wanted, download, wanted_files
+from pipeline.fetch import FetchError
+from pipeline.files import BusyError
+from pipeline.manifest import ManifestError, read_manifest
+from pipeline.rows import AnnotationError
+from pipeline.unpack import UnpackError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 done, 1 failed, 2 wrong use."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ManifestError as error:
+        print(f"bitgen-download: {error}", file=sys.stderr)
+        return 2
+    except (FetchError, UnpackError, BusyError, AnnotationError, OSError) as error:
+        print(f"bitgen-download: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bitgen-download: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bitgen-download", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "manifests", nargs="+", type=Path, metavar="MANIFEST", help="TOML files, as manifests/coco.toml"
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where raw/ is (default: data)")
+    parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="only what these sources need")
+    parser.add_argument("--limit", type=_positive, help="images of each crawled source at most")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
+    return parser
+
+
+def _positive(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {value!r}")
+    return int(value)
+
+
+def _run(options: argparse.Namespace) -> int:
+    manifests = [read_manifest(path) for path in options.manifests]
+    known = {source.name for manifest in manifests for source in manifest.sources}
+    for name in sorted(set(options.sources) - known):
+        raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")
+    files = wanted_files(manifests, options.data, options.sources)
+    missing = [each for each in files if not each.is_there]
+    size = sum(each.expected.size_bytes for each in missing)
+    unknown = sum(not each.expected.size_bytes for each in missing)
+    print(
+        f"{len(files) - len(missing)} of {len(files)} files are there;"
+        f" to get: {len(missing)}, {size / 1e6:,.1f} MB{f' and {unknown} of unknown size' if unknown else ''}",
+        file=sys.stderr,
+    )
+    if options.dry_run:
+        for each in missing:
+            print(_line(each))
+        return 0
+    for done in download(missing, options.data):
+        if len(missing) <= 20:
+            print(f"{done.name} is there", file=sys.stderr)
+    raw = options.data / "raw"
+    print(f"{len(files)} files of {', '.join(m.name for m in manifests)} are in {raw}")
+    print(f"next: bitgen-shards {' '.join(map(str, options.manifests))} --data {options.data}")
+    return 0
+
+
+def _line(wanted: Wanted) -> str:
+    size = f"{wanted.expected.size_bytes:,} bytes" if wanted.expected.size_bytes else "unknown size"
+    return f"{wanted.name}: {size} from {wanted.file.urls[0] if wanted.file.urls else wanted.file.manual}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
