@@ -72,10 +72,8 @@ def evaluate(arguments: Arguments) -> int:
     for table in (retrieval_table(results), grounding_table(results)):
         if table.rows:
             print(plain(table), end="\n\n")
-    for name in results["other_holdout"]:
-        print(f"{name} was built under other hold-out lists than the checkpoint's: its images may have been trained on")
-    if results["warning"]:
-        print(results["warning"], end="\n\n")
+    for note in results["notes"]:
+        print(note, end="\n\n")
     print(
         f"wrote {out}; next, to look at it: bitgen-show {out.parent if arguments.out is None else arguments.checkpoint}"
     )
