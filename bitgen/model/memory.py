@@ -1,19 +1,20 @@
 """An episodic memory of K slots that is written, read and forgotten exactly: Larimar's, in information form.
 
-What it computes. The memory is a matrix R [K, C] with a Gaussian belief over it: rows have the prior mean R0 and prior precision
-Λ0 (diagonal), columns are independent. A key k [C] addresses it at w = LayerNorm(k) A / √K, [K], where A [C, K] is the
-pseudo-inverse of K learned reference addresses, the same for every write and read. A value z [C] written there says
-z = w R + noise of variance σ². With S = Σ wᵀw / σ² and η = Σ wᵀz / σ² over what was written:
+What it computes. The memory is a matrix R [K, C] with a Gaussian belief over it: its columns are independent, and each has
+the prior mean in R0 and the prior precision Λ0 (diagonal). A key k [C] addresses it at w = LayerNorm(k) A / √K, [K], where
+A [C, K] is the pseudo-inverse of K learned reference addresses, the same for every write and read. A value z [C] written
+there says z = w R + noise of variance σ². With S = Σ wᵀw / σ² and η = Σ wᵀz / σ² over what was written, the belief is
 
-    R | written = R0 + (Λ0 + S)⁻¹ (η - S R0),  with row covariance (Λ0 + S)⁻¹
+    R ~ mean R0 + Λ⁻¹ (η - S R0), covariance Λ⁻¹ over the slots,  Λ = Λ0 + S
 
-S and η are the whole state. Writing adds to them and forgetting subtracts, so order does not matter, one by one equals all at
-once, and what was forgotten leaves nothing behind. It is ridge regression from addresses to values.
+S and η are the whole state. Writing adds to them and forgetting subtracts, so order does not matter, one by one equals all
+at once, and what was forgotten leaves nothing behind. It is ridge regression from addresses to values.
 
-Everything is fp32 and outside autocast; nothing waits for the device. σ² is at least 0.01 (an address has length about 1): below
-that fp32 loses the sums. Axes: E episodes, N written, Q read, K slots, C channels.
+Everything is fp32 and outside autocast, and nothing waits for the device. σ² is at least 0.01, where an address has length
+about 1: below that fp32 loses the sums. Axes: E episodes, N written, Q read, K slots, C channels.
 
-Source: arXiv 2403.11901 (Larimar, sections 3 and 4), arXiv 1804.01756 (the Bayesian update), Ben-Israel and Cohen (Newton).
+Source: arXiv 2403.11901 (Larimar, sections 3 and 4), arXiv 1804.01756 (the Bayesian update); Ben-Israel and Cohen, 1966
+(the iteration).
 """
 
 import math
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NOISE_FLOOR = 1e-2
+"""Of σ². With 1e-6 sums in information form are 10% off in fp32 after 64 writes; with 1e-2, three parts in a million."""
 
 
 class MemoryState(NamedTuple):
@@ -58,8 +60,8 @@ class _Posterior(NamedTuple):
 def pseudo_inverse(matrix: Tensor, steps: int) -> Tensor:
     """The Moore-Penrose inverse of [..., K, C] by Newton's iteration, [..., C, K].
 
-    It starts at the transpose over the squared Frobenius norm, which converges for every scale of the matrix; a singular value s
-    leaves the residual (1 - s²/‖A‖²)^(2^steps), so 15 steps do for a condition number up to about 30.
+    It starts at the transpose over the squared Frobenius norm, which converges at every scale of the matrix. A singular
+    value s leaves the residual (1 - s²/‖A‖²)^(2^steps): 15 steps do for K = 32 and a condition number up to 10.
     """
     inverse = matrix.mT / matrix.square().sum((-2, -1), keepdim=True)
     for _ in range(steps):
@@ -68,7 +70,7 @@ def pseudo_inverse(matrix: Tensor, steps: int) -> Tensor:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """The lower factor; all NaN where `matrix` is not positive definite. Unlike torch.linalg.cholesky it never waits for the device."""
+    """The lower factor, all NaN where `matrix` is not positive definite. torch.linalg.cholesky would wait to see that."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where(failed[..., None, None] == 0, factor, torch.nan)
 
@@ -80,8 +82,8 @@ class EpisodicMemory(nn.Module):
         slots: K, at most `width`.
         width: C, of keys and values.
         noise: initial σ², above 0.01; learned.
-        pseudo_inverse: how the reference addresses become A. `reference` makes them orthonormal, so that the transpose is the
-            inverse; `newton` keeps them free and iterates, as Larimar does.
+        pseudo_inverse: how the reference addresses become A. `reference` makes them orthonormal, so that the transpose
+            is the inverse; `newton` leaves them free and iterates, as Larimar does.
         steps: of the iteration.
     """
 
@@ -95,11 +97,13 @@ class EpisodicMemory(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < slots <= width:
-            raise ValueError(f"expected 1 to {width} slots for width {width}, came {slots}")
+            raise ValueError(f"expected 1 to {width} slots, as many as the width, came {slots}")
         if not noise > NOISE_FLOOR:
             raise ValueError(f"expected a noise variance above {NOISE_FLOOR}, came {noise}")
         if pseudo_inverse not in ("reference", "newton"):
             raise ValueError(f"expected pseudo_inverse to be reference or newton, came {pseudo_inverse!r}")
+        if steps < 1:
+            raise ValueError(f"expected at least 1 step, came {steps}")
         self.slots, self.width, self.pseudo_inverse, self.steps = slots, width, pseudo_inverse, steps
         self.addresses = nn.Parameter(nn.init.orthogonal_(torch.empty(slots, width)))
         self.prior_mean = nn.Parameter(torch.randn(slots, width) * 0.02)
@@ -124,7 +128,7 @@ class EpisodicMemory(nn.Module):
             if self.pseudo_inverse == "newton":
                 map_ = pseudo_inverse(reference, self.steps)
             else:
-                # Rows made orthonormal by the factor of their Gram matrix: as QR does, and differentiable without waiting.
+                # Rows made orthonormal by the factor of their Gram matrix: QR's result, without its sign or its wait.
                 map_ = torch.linalg.solve_triangular(_cholesky(reference @ reference.mT), reference, upper=False).mT
             return functional.layer_norm(keys.float(), (self.width,)) @ map_ * self.slots**-0.5
 
@@ -133,7 +137,7 @@ class EpisodicMemory(nn.Module):
         return self._add(state, keys, values, mask, 1.0)
 
     def forget(self, state: MemoryState, keys: Tensor, values: Tensor, mask: Tensor) -> MemoryState:
-        """The state as if these had never been written. What was not written cannot be forgotten: reads may then be NaN."""
+        """The state as if these had never been written. Forgetting what was not written may make all reads NaN."""
         return self._add(state, keys, values, mask, -1.0)
 
     def _add(self, state: MemoryState, keys: Tensor, values: Tensor, mask: Tensor, sign: float) -> MemoryState:
