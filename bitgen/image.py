@@ -60,7 +60,7 @@ def _decode_other(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
             _check_pixels(opened.width, opened.height, max_pixels)
             return np.array(_rgb(opened))
     except UnidentifiedImageError as error:
-        raise DecodeError(f"expected a JPEG, PNG or WebP image, found {image[:12]!r}") from error
+        raise DecodeError(f"expected a readable JPEG, PNG or WebP image, found {image[:12]!r}") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DecodeError(f"expected a whole image, {error}") from error
 

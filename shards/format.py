@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 _KEY = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,89}"
 )  # no dot: webdataset cuts a member's name there; 90 + ".json" < 100
-_SHARD = re.compile(r"(\d{6})\.tar")
+_SHARD = re.compile(r"([0-9]{6})\.tar")
 _BLOCK = 512  # of a tar
 
 
@@ -86,6 +86,8 @@ class _HashedFile:
         self.size = 0
 
     def write(self, data: bytes) -> int:
+        if self.file.closed:
+            return len(data)  # after an error tarfile's stream writes once more, when it is collected
         self.digest.update(data)
         self.size += len(data)
         return self.file.write(data)

@@ -7,6 +7,7 @@ at a position is a closed form. Within a source, shards are permuted per epoch, 
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -125,10 +126,10 @@ class Mixture:
         block, slot = divmod(position, BLOCK)
         sources, ranks = self._block(block)
         name = self.sources[sources[slot]]
-        rank = block * self.counts[name] + int(ranks[slot])
+        rank = block * self.counts[name] + ranks[slot]
         epoch, step = divmod(rank, self._totals[name])
         starts, _ = self._groups(name, epoch)
-        group = int(np.searchsorted(starts, step, side="right")) - 1
+        group = bisect_right(starts, step) - 1
         return Place(name, epoch, int(self._group(name, epoch, group)[step - starts[group]]))
 
     def replacement(self, position: int, attempt: int) -> Place:
@@ -138,14 +139,15 @@ class Mixture:
         draw = int(self._raw(1, _REPLACEMENT, position, attempt)[0])
         return Place(place.source, place.epoch, draw % self._totals[place.source])
 
-    def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Source and rank within the block's part of that source, of each of its positions."""
+    def _make_block(self, block: int) -> tuple[list[int], list[int]]:
+        """Source and rank within the block's part of that source, of each of its positions; lists, which answer for
+        one position ten times as fast as arrays do."""
         sources = self._slots[self._permutation(BLOCK, _SLOTS, block)]
         ranks = np.empty(BLOCK, dtype=np.int64)
         ranks[np.argsort(sources, kind="stable")] = self._ranks
-        return sources, ranks
+        return sources.tolist(), ranks.tolist()
 
-    def _make_groups(self, name: str, epoch: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    def _make_groups(self, name: str, epoch: int) -> tuple[list[int], list[NDArray[np.int64]]]:
         """Where each group starts in the epoch, and its shards."""
         sizes = self._shards[name]
         order = self._permutation(len(sizes), _SHARDS, _number(name), epoch)
@@ -156,7 +158,7 @@ class Mixture:
                 groups.append(order[first:end])
                 starts.append(starts[-1] + samples)
                 first, samples = end, 0
-        return np.array(starts[:-1], dtype=np.int64), groups
+        return starts[:-1], groups
 
     def _make_group(self, name: str, epoch: int, group: int) -> NDArray[np.int64]:
         """The group's samples in the order in which they are shown."""

@@ -1,0 +1,112 @@
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from bitgen.record import Box, Phrase, Text
+from shards.format import ShardError, ShardWriter
+from shards.index import ShardIndex, write_index
+from shards.verify import Report, verify
+
+
+@pytest.fixture
+def rewrite(describe):
+    """`rewrite(folder, image, sample)`: the dataset again, of one sample, with digests that fit."""
+
+    def make(folder, samples):
+        with ShardWriter(folder / "000000.tar") as writer:
+            entries = [writer.add(sample, image) for sample, image in samples]
+        shard = {"file": "000000.tar", "samples": len(entries), "bytes": writer.size_bytes, "sha256": writer.sha256}
+        write_index(folder, entries)
+        dataset = {"format_version": 1, "name": "pets", "samples": len(entries), "shards": [shard]}
+        (folder / "dataset.json").write_text(json.dumps(dataset))
+        return entries
+
+    return make
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_a_whole_dataset_is_counted(build):
+    # samples of 1, 2, 3, 1 and 2 texts, a phrase with a box each; each tar is 10 kB
+    assert verify(build("pets", (3, 2))) == Report("pets", 2, 20480, 5, 9, 5, 5, 5)
+
+
+def test_images_need_not_be_decoded(build):
+    assert verify(build("pets", (3, 2)), images=False).decoded == 0
+
+
+def test_a_flipped_byte_is_found(build):
+    folder = build()
+    flip(folder / "000001.tar", 700)
+    with pytest.raises(ShardError, match=r"expected sha256 .*000001\.tar"):
+        verify(folder)
+
+
+def test_an_image_that_does_not_decode_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()[:-5]
+    rewrite(tmp_path, [(describe(image), image)])
+    with pytest.raises(ShardError, match=r"expected a whole JPEG, .*: pets-1, .*000000\.tar"):
+        verify(tmp_path)
+
+
+def test_a_size_that_is_not_the_image_s_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    rewrite(tmp_path, [(dataclasses.replace(describe(image), width=8, height=12), image)])
+    with pytest.raises(ShardError, match=r"expected an image of 8x12, found 12x8: pets-1, .*000000\.tar"):
+        verify(tmp_path)
+
+
+def test_an_image_with_another_digest_than_its_record_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    rewrite(tmp_path, [(describe(image), image)])
+    path = tmp_path / "000000.tar"
+    flip(path, 700)
+    dataset = json.loads((tmp_path / "dataset.json").read_text())
+    dataset["shards"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(ShardError, match=r"expected an image with sha256 .*: pets-1, .*000000\.tar"):
+        verify(tmp_path)
+
+
+def test_an_index_that_says_otherwise_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    entries = rewrite(tmp_path, [(describe(image), image)])
+    write_index(tmp_path, [dataclasses.replace(entries[0], boxes=3, tokens=(9,))])
+    message = r"expected of pets-1 tokens \(9,\), found \(4,\); boxes 3, found 0: .*000000\.tar"
+    with pytest.raises(ShardError, match=message):
+        verify(tmp_path)
+
+
+def test_a_count_that_says_otherwise_is_found(build):
+    folder = build()
+    dataset = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**dataset, "phrases": 7}))
+    with pytest.raises(ShardError, match=r"expected 7 phrases, found 5: .*dataset\.json"):
+        verify(folder)
+
+
+def test_one_key_in_two_shards_is_found(build):
+    folder = build("pets", (1, 1))
+    (folder / "000001.tar").write_bytes((folder / "000000.tar").read_bytes())
+    first = ShardIndex.open(folder).entry(0)
+    write_index(folder, [first, dataclasses.replace(first, shard=1)])
+    dataset = json.loads((folder / "dataset.json").read_text())
+    dataset["shards"][1]["sha256"] = dataset["shards"][0]["sha256"]
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(ShardError, match=r"expected keys that differ, found pets-0 twice: .*000001\.tar"):
+        verify(folder)
+
+
+def test_phrases_and_boxes_are_counted_from_the_records(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    box = Box(0.0, 0.0, 0.5, 0.5)
+    text = Text("a dog and a cat", (Phrase(2, 5, (box, box)), Phrase(12, 15, (box,))))
+    rewrite(tmp_path, [(describe(image, texts=(text,)), image)])
+    report = verify(tmp_path)
+    assert (report.texts, report.phrases, report.boxes) == (1, 2, 3)
