@@ -50,7 +50,9 @@ def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().float()
     magnitude = x.abs()
     peak = magnitude.amax(-1, keepdim=True).clamp_min_(SMALLEST_PEAK)
-    return torch.mul(x, LEVELS / peak, out=magnitude).round_().to(torch.int8), peak.div_(LEVELS)
+    # One division, correctly rounded: `LEVELS / peak` is a reciprocal times a number, whose ties fall elsewhere.
+    factor = peak.new_full((), LEVELS) / peak
+    return torch.mul(x, factor, out=magnitude).round_().to(torch.int8), peak.div_(LEVELS)
 
 
 def inverse_rms(x: Tensor) -> Tensor:
