@@ -1,15 +1,20 @@
 """bitgen-download: the files that manifests name, whole and checked, under data/raw; URL lists are crawled."""
 
 import argparse
+import itertools
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.build import BuildError, read
+from pipeline.crawl import CrawlError, CrawlSettings, crawl
 from pipeline.download import Wanted, download, wanted_files
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
-from pipeline.manifest import ManifestError, read_manifest
+from pipeline.locate import is_url
+from pipeline.manifest import ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
 from pipeline.unpack import UnpackError
 
@@ -23,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ManifestError as error:
         print(f"bitgen-download: {error}", file=sys.stderr)
         return 2
-    except (FetchError, UnpackError, BusyError, AnnotationError, OSError) as error:
+    except (FetchError, UnpackError, BusyError, AnnotationError, BuildError, CrawlError, OSError) as error:
         print(f"bitgen-download: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -39,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data"), help="where raw/ is (default: data)")
     parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="only what these sources need")
     parser.add_argument("--limit", type=_positive, help="images of each crawled source at most")
+    parser.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1, help="of a crawl (default: one a core)"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="crawl again what gave no image")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
     return parser
 
@@ -50,11 +59,11 @@ def _positive(value: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    manifests = [read_manifest(path) for path in options.manifests]
+    manifests, names = [read_manifest(path) for path in options.manifests], options.sources
     known = {source.name for manifest in manifests for source in manifest.sources}
-    for name in sorted(set(options.sources) - known):
+    for name in sorted(set(names) - known):
         raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")
-    files = wanted_files(manifests, options.data, options.sources)
+    files = wanted_files(manifests, options.data, names)
     missing = [each for each in files if not each.is_there]
     size = sum(each.expected.size_bytes for each in missing)
     unknown = sum(not each.expected.size_bytes for each in missing)
@@ -71,9 +80,20 @@ def _run(options: argparse.Namespace) -> int:
         if len(missing) <= 20:
             print(f"{done.name} is there", file=sys.stderr)
     raw = options.data / "raw"
+    for source in (s for m in manifests for s in m.sources if s.crawl and (not names or s.name in names)):
+        _crawl(source, raw, options)
     print(f"{len(files)} files of {', '.join(m.name for m in manifests)} are in {raw}")
     print(f"next: bitgen-shards {' '.join(map(str, options.manifests))} --data {options.data}")
     return 0
+
+
+def _crawl(source: Source, raw: Path, options: argparse.Namespace) -> None:
+    folder = raw / source.manifest / source.images[0]
+    candidates = itertools.islice(read(source, raw), options.limit)
+    print(f"{source.dataset}: crawling into {folder}", file=sys.stderr)
+    settings = CrawlSettings(processes=options.processes)
+    counts = crawl((c.image for c in candidates if is_url(c.image)), folder, settings, options.retry_failed)
+    print(f"{source.dataset}: " + ", ".join(f"{outcome} {n:,}" for outcome, n in counts.most_common()))
 
 
 def _line(wanted: Wanted) -> str:

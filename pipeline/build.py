@@ -13,9 +13,9 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from pipeline.fetch import digest_of
 from pipeline.files import locked, replacing, write_json
 from pipeline.holdout import BlockList, Looks, block_list, missing_files
 from pipeline.ledger import LEDGER, read_ledger, refused, write_ledger
+from pipeline.locate import Locate, is_url, locate_for
 from pipeline.manifest import Manifest, Source
 from pipeline.progress import progress
 from pipeline.rows import Candidate
@@ -44,9 +45,6 @@ IMAGES = "images.parquet"
 """Beside a dataset: key, sha256 and look of every image as it came."""
 
 _IMAGES_SCHEMA = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("look", pa.uint64())])
-
-Locate = Callable[[str], Path | str]
-"""The file of a candidate's `image`, or the outcome of its rows where there is none."""
 
 
 class BuildError(Exception):
@@ -116,7 +114,7 @@ def _build_source(
 ) -> Built:
     for path in missing_files(source, raw):
         raise BuildError(f"expected {path}, found none: run bitgen-download for manifest {source.manifest}")
-    locate = locate_under([raw / source.manifest / root for root in source.images])
+    locate = locate_for(source, raw)
     inputs = _inputs(source, raw, blocked, looks, options)
     if dataset := _finished(folder, inputs, locate):
         return Built(folder, dataset, is_new=False)
@@ -184,18 +182,6 @@ def _fate(candidate: Candidate, source: Source, blocked: BlockList, locate: Loca
         return Fate(candidate, found, candidate.image)
     status = found.stat()
     return Fate(candidate, file=str(found), stamp=f"{status.st_size} {status.st_mtime_ns}")
-
-
-def locate_under(roots: Sequence[Path]) -> Locate:
-    """Finds images by their path under the first of `roots` that has them."""
-
-    def locate(image: str) -> Path | str:
-        name = PurePosixPath(image)
-        if name.is_absolute() or ".." in name.parts:
-            return "bad_path"
-        return next((path for root in roots if (path := root / name).is_file()), "no_image")
-
-    return locate
 
 
 def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:
@@ -277,8 +263,9 @@ def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | Non
         return None
     if dataset.get("inputs") != inputs:
         return None
-    # An image that was missing may have come since.
-    missing = {line.detail for line in read_ledger(folder) if line.outcome == "no_image"}
+    # An image that was missing may have come since; `_fate` notes its path or URL.
+    lines = read_ledger(folder)
+    missing = {line.detail for line in lines if line.outcome == "no_image" or is_url(line.detail)}
     return None if any(isinstance(locate(image), Path) for image in missing) else dataset
 
 
