@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import resource
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def write(path, samples):
     with ShardWriter(path) as writer:
         entries = [writer.add(sample, image) for sample, image in samples]
     return writer, entries
+
+
+def interrupt(path, pet):
+    with ShardWriter(path) as writer:
+        writer.add(*pet)
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -66,9 +73,8 @@ def test_a_scan_finds_the_entries_that_the_writer_gave(tmp_path, pets):
 
 
 def test_an_interrupted_shard_leaves_nothing(tmp_path, pets):
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "000000.tar") as writer:
-        writer.add(*pets[0])
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(tmp_path / "000000.tar", pets[0])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,8 +227,6 @@ def test_a_tar_that_ends_between_members_is_refused_by_a_scan(tmp_path, one):
 
 
 def test_an_absolute_member_name_is_refused_by_a_scan(tmp_path, photograph):
-    import tarfile
-
     path: Path = tmp_path / "000000.tar"
     (tmp_path / "x.jpg").write_bytes(photograph())
     with tarfile.open(path, "w") as tar:

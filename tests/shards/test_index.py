@@ -208,5 +208,5 @@ def test_an_offset_outside_its_shard_is_refused(build, column, values, member):
 def test_a_sample_in_another_shard_than_listed_is_refused(build, values):
     folder = build()
     change_index(folder, "shard", values)
-    with pytest.raises(ShardError, match="expected 5 samples|expected shards from 0"):
+    with pytest.raises(ShardError, match=r"expected (5 samples|shards from 0)"):
         ShardIndex.open(folder)
