@@ -12,8 +12,11 @@ WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 18, 34
 COLUMNS = 230
 """Points drawn of one series at most: about one for two pixels; more are binned into their mean, least and greatest."""
+DOTS = 40
+"""Points up to which each is marked."""
+COLOURS = 6
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
-"""Series differ by dashes too, not only by colour."""
+"""Series of one colour differ by their dashes."""
 
 Point = tuple[float, float]
 
@@ -22,6 +25,8 @@ Point = tuple[float, float]
 class Series:
     name: str
     points: Sequence[Point]
+    colour: int | None = None
+    """One of `COLOURS`; by default its place in the chart."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,48 @@ class Scale:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], markers: Sequence[Marker] = (), *, x_label: str = "step", log: bool = False
+    title: str,
+    series: Sequence[Series],
+    markers: Sequence[Marker] = (),
+    *,
+    x_label: str = "step",
+    log: bool = False,
+    with_legend: bool = True,
 ) -> str:
-    """A `<figure>` with one line a series, a legend where there are several, and numbered markers explained below.
+    """A `<figure>` with one line a series and numbered markers.
 
     Args:
         log: logarithmic y axis; values of 0 and below are left out, as those that are not finite are.
+        with_legend: false where the page says once for several charts what colours and numbers mean, with `legend`.
     """
-    kept = [Series(s.name, [p for p in s.points if _drawable(p, log)]) for s in series]
+    coloured = [Series(s.name, s.points, n if s.colour is None else s.colour) for n, s in enumerate(series)]
+    kept = [Series(s.name, [p for p in s.points if _drawable(p, log)], s.colour) for s in coloured]
     left_out = sum(len(s.points) for s in series) - sum(len(s.points) for s in kept)
     kept = [s for s in kept if s.points]
     if not kept:
         return f'<figure class="chart"><h4>{escape(title)}</h4><p class="muted">no finite values</p></figure>'
     ys = [y for s in kept for _, y in s.points]
     xs = [x for s in kept for x, _ in s.points]
-    shown = [m for m in markers if min(xs) <= m.x <= max(xs)]
     across = Scale(*_range(min(xs), max(xs)), LEFT, WIDTH - RIGHT)
     down = Scale(*_y_range(min(ys), max(ys), log), HEIGHT - BOTTOM, TOP, log)
-    parts = [_grid(across, down, x_label), *(_line(s, n, across, down) for n, s in enumerate(kept))]
-    parts += [_marker(m, n, across) for n, m in enumerate(shown, start=1)]
+    lines = [_line(s, across, down) for s in kept]
+    events = [_marker(m, n, across) for n, m in enumerate(markers, start=1) if min(xs) <= m.x <= max(xs)]
     said = _describe(kept, left_out)
     label = escape(f"{title}: {said}")
+    key = legend(kept if len(kept) > 1 else (), markers) if with_legend else ""
     return (
         f'<figure class="chart"><h4>{escape(title)}{" <small>log scale</small>" if log else ""}</h4>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-        f"<figcaption>{_legend(kept, shown)}<span class='muted'>{escape(said)}</span></figcaption></figure>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        f"{_grid(across, down, x_label)}{''.join(lines)}{''.join(events)}</svg>"
+        f'<figcaption>{key}<span class="muted">{escape(said)}</span></figcaption></figure>'
     )
+
+
+def legend(series: Sequence[Series], markers: Sequence[Marker]) -> str:
+    """What the colours of `series` and the numbers of `markers` mean."""
+    names = [f'<span class="key"><i class="s{_colour(s)}"></i>{escape(s.name)}</span>' for s in series]
+    events = [f'<span class="key"><b>{n}</b>{escape(m.label)}</span>' for n, m in enumerate(markers, start=1)]
+    return "".join(names + events)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -151,24 +172,25 @@ def _grid(across: Scale, down: Scale, x_label: str) -> str:
     return "".join(parts)
 
 
-def _line(series: Series, number_: int, across: Scale, down: Scale) -> str:
+def _colour(series: Series) -> int:
+    return (series.colour or 0) % COLOURS
+
+
+def _line(series: Series, across: Scale, down: Scale) -> str:
     runs = thin(series.points)
-    style = f'class="s{number_ % 6}" stroke-dasharray="{DASHES[number_ // 6 % len(DASHES)]}"'
-    if len(runs) == 1:
-        x, y, _, _ = runs[0]
-        return f'<circle class="s{number_ % 6} dot" cx="{across(x):.1f}" cy="{down(y):.1f}" r="3.5"/>'
+    colour = _colour(series)
+    dots = "".join(
+        f'<circle class="s{colour} dot" cx="{across(x):.1f}" cy="{down(y):.1f}" r="{3.5 if len(runs) == 1 else 2}"/>'
+        for x, y, _, _ in runs
+    )
     line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y, _, _ in runs)
-    drawn = f'<polyline {style} points="{line}"/>'
+    dashes = DASHES[(series.colour or 0) // COLOURS % len(DASHES)]
+    drawn = f'<polyline class="s{colour}" stroke-dasharray="{dashes}" points="{line}"/>'
     if len(runs) < len(series.points):
         above = [f"{across(x):.1f},{down(high):.1f}" for x, _, _, high in runs]
         below = [f"{across(x):.1f},{down(low):.1f}" for x, _, low, _ in reversed(runs)]
-        drawn = f'<polygon class="s{number_ % 6} band" points="{" ".join(above + below)}"/>{drawn}'
-    elif len(runs) <= 40:
-        dots = "".join(
-            f'<circle class="s{number_ % 6} dot" cx="{across(x):.1f}" cy="{down(y):.1f}" r="2"/>' for x, y, _, _ in runs
-        )
-        drawn += dots
-    return drawn
+        return f'<polygon class="s{colour} band" points="{" ".join(above + below)}"/>{drawn}'
+    return drawn + (dots if len(runs) <= DOTS else "")
 
 
 def _marker(marker: Marker, number_: int, across: Scale) -> str:
@@ -178,12 +200,6 @@ def _marker(marker: Marker, number_: int, across: Scale) -> str:
         f'<circle class="event" cx="{at:.1f}" cy="{TOP - 8}" r="7.5"/>'
         f'<text class="event" x="{at:.1f}" y="{TOP - 4.5}" text-anchor="middle">{number_}</text>'
     )
-
-
-def _legend(series: Sequence[Series], markers: Sequence[Marker]) -> str:
-    names = [f'<span class="key"><i class="s{n % 6}"></i>{escape(s.name)}</span>' for n, s in enumerate(series)]
-    events = [f'<span class="key"><b>{n}</b>{escape(m.label)}</span>' for n, m in enumerate(markers, start=1)]
-    return "".join((names if len(series) > 1 else []) + events)
 
 
 def _describe(series: Sequence[Series], left_out: int) -> str:

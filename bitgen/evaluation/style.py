@@ -38,6 +38,7 @@ nav a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; }
 table { margin: 10px 0 14px; border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+td:first-child { white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); white-space: nowrap; }
 td.number, th.number { padding-left: 10px; text-align: right; white-space: nowrap; }
 tr.lesser td { color: var(--muted); }
@@ -64,7 +65,8 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .chart text.event { fill: var(--ground); font-size: 10px; font-weight: 700; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
-.key { display: inline-block; margin-right: 14px; }
+.legend { max-width: none; font-size: 13px; }
+.key { display: inline-block; margin-right: 18px; }
 .key i {
   display: inline-block; width: 16px; height: 3px; margin-right: 6px; vertical-align: 4px;
   border-radius: 2px; background: currentColor;
@@ -82,9 +84,13 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .card h3 { margin: 0 0 10px; }
 .card h3 small { font-weight: 400; color: var(--muted); }
 .pair { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
+.half { flex: 1 1 340px; min-width: 280px; font-size: 14px; }
+.half ul, .words ul, .words ol { margin: 6px 0 12px; padding-left: 20px; }
+.half li, .words li { margin: 3px 0; overflow-wrap: anywhere; }
+ul.plain { padding-left: 0; list-style: none; }
+.maps { display: flex; flex-wrap: wrap; gap: 10px 12px; }
+.maps figure { width: 170px; }
 .words { flex: 1 1 280px; min-width: 240px; font-size: 14px; }
-.words ul, .words ol { margin: 4px 0 12px; padding-left: 20px; }
-.words li { margin: 3px 0; overflow-wrap: anywhere; }
 .words h4 { margin-top: 10px; }
 .words h4:first-child { margin-top: 0; }
 .picture { position: relative; overflow: hidden; border-radius: 5px; background: #000; line-height: 0; }
@@ -98,7 +104,8 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .p0 { color: #ffd23f; } .p1 { color: #4cc9f0; } .p2 { color: #ff6b6b; }
 .p3 { color: #7ae582; } .p4 { color: #d59bf6; } .p5 { color: #ff9f40; }
 .p6 { color: #f7aef8; } .p7 { color: #b8f2e6; } .p8 { color: #c5a880; } .p9 { color: #ffffff; }
-mark { padding: 0 3px; border-radius: 3px; color: inherit; background: none; border-bottom: 3px solid; }
+mark { padding: 0 1px; background: none; border-bottom: 3px solid; }
+mark span { color: var(--ink); }
 .swatch {
   display: inline-block; width: 11px; height: 11px; margin-right: 6px; border: 1px solid #0008;
   border-radius: 3px; background: currentColor;

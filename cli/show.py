@@ -1,0 +1,66 @@
+"""bitgen-show DATA_OR_RUN: one self-contained HTML page of datasets or of a run."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bitgen.batch import BatchError
+from pipeline.files import write_text
+from pipeline.pages import PageError, data_page
+from pipeline.run_page import is_run, run_of, run_page
+from shards.format import ShardError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Show datasets (counts, refusals, samples as the model sees them) or a run (curves, results, predictions)."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run folder, a dataset folder, or a data folder that holds shards/."""
+    out: Path | None = None
+    """Where the page goes; by default report.html in the run folder, or data.html in the data folder."""
+    samples: int = 12
+    """Images shown, over all datasets; at least one of each."""
+    seed: int = 0
+    """Which images, and which crops of them."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = tyro.cli(Arguments, prog="bitgen-show", args=argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        out = show(arguments)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    except (BatchError, PageError, ShardError, OSError) as error:
+        print(f"bitgen-show: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB); next, open it in a browser: {out.resolve().as_uri()}")
+    return 0
+
+
+def show(arguments: Arguments) -> Path:
+    """Write the page, whole or not at all; returns where it is."""
+    path = arguments.path
+    if not path.is_dir():
+        raise PageError(f"expected a run folder, a dataset folder or a data folder, found none: {path}")
+    if is_run(path):
+        out = arguments.out or run_of(path) / "report.html"
+        print(f"showing the run {run_of(path)}", file=sys.stderr)
+        page = run_page(path, arguments.samples, arguments.seed)
+    else:
+        out = arguments.out or path / "data.html"
+        print(f"showing the datasets of {path}", file=sys.stderr)
+        page = data_page(path, arguments.samples, arguments.seed)
+    write_text(out, page)
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())
