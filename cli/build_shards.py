@@ -1,6 +1,7 @@
 """bitgen-shards: downloaded sources become shards under data/shards, evaluation first."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bitgen-shards: {error}", file=sys.stderr)
         return 2
     except _FAILURES as error:
-        print(f"bitgen-shards: {error}", file=sys.stderr)
+        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        what = f"expected room for shards, found a full disk; make room and run again: {error}" if is_full else error
+        print(f"bitgen-shards: {what}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bitgen-shards: stopped; the same command goes on from here", file=sys.stderr)
@@ -75,8 +78,11 @@ def _positive(value: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    manifests = [read_manifest(path) for path in options.manifests] or _downloaded(options.data)
-    wanted = _wanted(manifests, options.sources, options.data, is_explicit=bool(options.manifests))
+    named = [read_manifest(path) for path in options.manifests]
+    here = _downloaded(options.data)
+    wanted = _wanted(named or here, options.sources, options.data, is_explicit=bool(named))
+    # The rule covers all that is downloaded, so that building one dataset at a time gives what building all gives.
+    manifests = named + [manifest for manifest in here if manifest.name not in {m.name for m in named}]
     for source in wanted:
         print(f"{source.dataset}: {source.manifest}, {' '.join(source.annotations)}", file=sys.stderr)
     if options.dry_run:
@@ -96,16 +102,14 @@ def _run(options: argparse.Namespace) -> int:
 def _downloaded(data: Path) -> list[Manifest]:
     """The manifests of `manifests/` that have a folder in raw/."""
     found = [read_manifest(path) for path in sorted(MANIFESTS.glob("*.toml"))]
-    here = [manifest for manifest in found if (data / "raw" / manifest.name).is_dir() and manifest.sources]
-    if not here:
-        names = ", ".join(manifest.name for manifest in found) or "none"
-        raise BuildError(f"expected downloads of manifests/ ({names}), found none: {data / 'raw'}; run bitgen-download")
-    return here
+    return [manifest for manifest in found if manifest.sources and (data / "raw" / manifest.name).is_dir()]
 
 
 def _wanted(manifests: Sequence[Manifest], names: Sequence[str], data: Path, is_explicit: bool) -> list[Source]:
     """The sources to build: those named; else all, and unless the manifests were named, all that are downloaded."""
     sources = [source for manifest in manifests for source in manifest.sources]
+    if not sources:
+        raise BuildError(f"expected downloads of manifests/*.toml, found none: {data / 'raw'}; run bitgen-download")
     known = {source.name for source in sources}
     for name in sorted(set(names) - known):
         raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")

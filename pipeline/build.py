@@ -25,7 +25,7 @@ from pipeline.annotations import READERS
 from pipeline.decide import Plan, decide, ledger_lines
 from pipeline.fetch import digest_of
 from pipeline.files import locked, replacing, write_json
-from pipeline.holdout import BlockList, Looks, block_list, missing_files
+from pipeline.holdout import BlockList, Looks, block_list, check_files
 from pipeline.ledger import LEDGER, read_ledger, refused, write_ledger
 from pipeline.locate import Locate, is_url, locate_for
 from pipeline.manifest import Manifest, Source
@@ -112,8 +112,7 @@ def read(source: Source, raw: Path) -> Iterator[Candidate]:
 def _build_source(
     source: Source, raw: Path, folder: Path, blocked: BlockList, looks: Looks, seen: set[str], options: Options
 ) -> Built:
-    for path in missing_files(source, raw):
-        raise BuildError(f"expected {path}, found none: run bitgen-download for manifest {source.manifest}")
+    check_files(source, raw)
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, blocked, looks, options)
     if dataset := _finished(folder, inputs, locate):

@@ -41,12 +41,13 @@ class Wanted:
 
 
 def wanted_files(manifests: Sequence[Manifest], data: Path, sources: Sequence[str]) -> list[Wanted]:
-    """The files that `sources` need (none named: all of them), and those that every source needs."""
+    """The files that `sources` need; all of them where none is named."""
     lock = _read_lock(data)
     found: list[Wanted] = []
     for manifest in manifests:
+        own = tuple(source.name for source in manifest.sources)
         for file in manifest.files:
-            if sources and file.sources and not set(sources) & set(file.sources):
+            if sources and not set(sources) & set(file.sources or own):
                 continue
             target = data / "raw" / manifest.name / file.path
             known = lock.get(f"{manifest.name}/{file.path}", Expected())

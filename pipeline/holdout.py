@@ -5,6 +5,8 @@ Blocked is what the lists in `manifests/holdout/` and in the manifests name, eve
 """
 
 import hashlib
+import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from PIL import Image
 
 from pipeline.manifest import Manifest, Source
 from pipeline.rows import Candidate
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "manifests" / "holdout"
 
@@ -52,10 +56,11 @@ class BlockList:
 def block_list(
     manifests: Sequence[Manifest], raw: Path, read: Callable[[Source], Iterator[Candidate]], shipped: Path = SHIPPED
 ) -> BlockList:
-    """The block list of a build of `manifests`, from the annotations under `raw`.
+    """The block list of a build under `manifests`, from the annotations under `raw`.
 
-    It depends on the manifests alone, not on which of their sources are built. Raises `HoldoutError` naming what is
-    missing, and what `read` raises.
+    It does not depend on which of their sources are built. Sources to train on that are not downloaded are passed over:
+    what the rule needs of them, another source that is built names in its `needs`. Raises `HoldoutError` naming what
+    is missing, and what `read` raises.
     """
     lists = sorted(shipped.glob("*.txt"))
     if not lists:
@@ -63,11 +68,10 @@ def block_list(
     blocked = {i for path in (*lists, *(p for m in manifests for p in m.holdout_lists)) for i in read_ids(path)}
     linked: set[tuple[str, ...]] = set()
     for source in (s for m in manifests for s in m.sources if s.role == "eval" or s.links):
-        for path in missing_files(source, raw):
-            raise HoldoutError(
-                f"expected {path}, which the hold-out rule needs for {source.name}, found none:"
-                f" run bitgen-download for manifest {source.manifest}"
-            )
+        if source.role == "train" and missing_files(source, raw):
+            log.info("%s is not downloaded: its ids are not in the hold-out rule", source.dataset)
+            continue
+        check_files(source, raw)
         for candidate in read(source):
             ids = _checked(candidate.sample.ids, candidate.sample.key)
             if source.role == "eval":
@@ -80,7 +84,14 @@ def block_list(
 def missing_files(source: Source, raw: Path) -> list[Path]:
     """Annotations and needs of `source` that are not on disk."""
     paths = (raw / source.manifest / each for each in (*source.annotations, *source.needs))
-    return [path for path in paths if not path.exists()]
+    return [Path(os.path.normpath(path)) for path in paths if not path.exists()]
+
+
+def check_files(source: Source, raw: Path) -> None:
+    """Raises `HoldoutError` naming the first file that `source` needs and that is not on disk."""
+    for path in missing_files(source, raw):
+        family = path.relative_to(os.path.normpath(raw)).parts[0]
+        raise HoldoutError(f"expected {path} for {source.dataset}, found none: bitgen-download manifests/{family}.toml")
 
 
 def read_ids(path: Path) -> list[str]:

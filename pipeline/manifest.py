@@ -52,7 +52,7 @@ class File:
     folder: str = "."
     """Where an archive's members go, under `raw/<manifest>`."""
     sources: tuple[str, ...] = ()
-    """Names of the sources that need this file; empty: every one, so that `--sources` never leaves it out."""
+    """Names of the sources that need this file; empty: all of this manifest's."""
     licence: str = ""
     """Of this file; empty: the manifest's."""
     manual: str = ""

@@ -291,7 +291,9 @@ def test_a_missing_annotation_file_stops_the_build(world: "World", paint: Paint)
     source = world.add("train", {1: paint(1)})
     world.add("val", {2: paint(2)}, role="eval")
     (world.data / "raw/world/val.json").unlink()
-    with pytest.raises(HoldoutError, match=r"expected .*val.json, which the hold-out rule needs for world, found none"):
+    with pytest.raises(
+        HoldoutError, match=r"expected .*val.json for eval/world-val, found none: bitgen-download manifests/world"
+    ):
         world.build([source])
 
 
