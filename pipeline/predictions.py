@@ -35,7 +35,10 @@ def predictions(model: BitGen, config: TrainConfig, sets: Sets, samples: int, se
         captioned += _over(indexes, "retrieval", model, config, label, samples, seed)
     found = []
     if grounded:
-        lead = "Boxes are drawn on the image as the model sees it; a heat-map's tint is its probability for each patch."
+        lead = (
+            "Boxes are drawn on the image as the model sees it. A heat-map's tint is its probability over its greatest, "
+            "which stands under it."
+        )
         found.append(("Grounding", join((paragraph(lead, "muted"), *grounded))))
     if captioned:
         lead = (

@@ -38,7 +38,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        return f"{self.config.run.name} ({self.config.phase})"
+        name, phase = self.config.run.name, self.config.phase
+        return name if phase in name else f"{name} ({phase})"
 
 
 def is_run(path: Path) -> bool:

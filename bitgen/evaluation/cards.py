@@ -103,7 +103,8 @@ def grounding_card(sample: Sample, batch: Batch, boxes: Tensor, heat: Tensor, to
             tint = heat_uri(heat[phrase])
             white = [Outline(_corners(target), WHITE, name) for target in targets]
             shown = picture(uri, side, side, white, says=f"heat-map of {name}", shown_px=HEAT_PX, heat=tint)
-            maps.append(framed(shown, name))
+            likeliest = heat[phrase].sigmoid().max().item()
+            maps.append(framed(shown, f"{name}, at most {likeliest:.2f}"))
     main = picture(uri, side, side, outlines, says=f"{sample.key} with true and predicted boxes", shown_px=SEEN_PX)
     read = tokenizer.decode(ids)
     words = f"<h4>{text(read)}</h4><ul class='plain'>{join(lines)}</ul>"

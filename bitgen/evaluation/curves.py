@@ -67,6 +67,7 @@ def curves(logs: Sequence[Log]) -> Html:
         return paragraph("No metrics have been written yet.", "muted")
     starts = _starts(logs)
     markers = _markers(logs, starts)
+    x_range = 0.0, starts[-1] + _steps(logs[-1])
 
     def points(field: str, number: int) -> list[tuple[float, float]]:
         lines = [line for line in logs[number].lines if _is_number(line.get(field))]
@@ -74,11 +75,11 @@ def curves(logs: Sequence[Log]) -> Html:
 
     def by_run(title: str, field: str) -> str:
         series = [Series(log.name, points(field, n), colour=n) for n, log in enumerate(logs)]
-        return line_chart(title, series, markers, with_legend=False)
+        return line_chart(title, series, markers, x_range=x_range, with_legend=False)
 
     def through_runs(title: str, names: Sequence[str]) -> str:
         series = [Series(name, [p for n in range(len(logs)) for p in points(name, n)]) for name in names]
-        return line_chart(title, series, markers)
+        return line_chart(title, series, markers, x_range=x_range)
 
     grouped = {prefix: [f for f in fields if f.startswith(prefix)] for prefix in GROUPS}
     alone = [f for f in fields if not any(f in names for names in grouped.values())]
@@ -105,8 +106,12 @@ def _starts(logs: Sequence[Log]) -> list[float]:
     """Where each log begins on the common axis."""
     starts = [0.0]
     for log in logs[:-1]:
-        starts.append(starts[-1] + max((line["step"] for line in log.lines), default=0))
+        starts.append(starts[-1] + _steps(log))
     return starts
+
+
+def _steps(log: Log) -> float:
+    return max((line["step"] for line in log.lines), default=0.0)
 
 
 def _markers(logs: Sequence[Log], starts: Sequence[float]) -> list[Marker]:
@@ -122,7 +127,7 @@ def _markers(logs: Sequence[Log], starts: Sequence[float]) -> list[Marker]:
 
 def _key(logs: Sequence[Log], markers: Sequence[Marker]) -> Html:
     """What the colours and the numbers in all charts mean, once."""
-    lead = paragraph("Steps run from left to right; where a run started from another, both stand end to end.", "muted")
+    lead = paragraph("Steps run from left to right; a run that started from another stands at its end.", "muted")
     series = [Series(log.name, (), colour=n) for n, log in enumerate(logs)]
     return Html(f'{lead}<p class="legend">{legend(series if len(logs) > 1 else (), markers)}</p>')
 

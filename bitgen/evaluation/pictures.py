@@ -71,12 +71,13 @@ def photo_uri(image: Tensor) -> str:
 
 
 def heat_uri(logits: Tensor) -> str:
-    """A heat-map [Q] of a square grid as a tint: clear where the patch does not belong, red where it does.
+    """A heat-map [Q] of a square grid as a tint: red where the patch is likeliest to belong, clear where it is not.
 
-    The tint is the logits' sigmoid as opacity, one pixel a patch; the browser interpolates between them.
+    The opacity is a patch's probability over the greatest one, one pixel a patch; the browser interpolates.
     """
     side = isqrt(len(logits))
-    opacity = (logits.float().nan_to_num(-torch.inf).sigmoid() * 190).reshape(side, side).round().to(torch.uint8)
+    belongs = logits.float().nan_to_num(-torch.inf).sigmoid()
+    opacity = (185 * belongs / belongs.max().clamp(min=1e-12)).reshape(side, side).round().to(torch.uint8)
     pixels = torch.zeros(side, side, 4, dtype=torch.uint8)
     pixels[..., 0], pixels[..., 1] = 255, 40
     pixels[..., 3] = opacity.cpu()

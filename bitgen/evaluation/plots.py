@@ -61,13 +61,15 @@ def line_chart(
     *,
     x_label: str = "step",
     log: bool = False,
+    x_range: tuple[float, float] | None = None,
     with_legend: bool = True,
 ) -> str:
-    """A `<figure>` with one line a series and numbered markers.
+    """A `<figure>` with one line a series and numbered markers, which `legend` explains once for several charts.
 
     Args:
         log: logarithmic y axis; values of 0 and below are left out, as those that are not finite are.
-        with_legend: false where the page says once for several charts what colours and numbers mean, with `legend`.
+        x_range: of the axis, so that charts can be compared; by default that of the points.
+        with_legend: false where the page says once for several charts what the colours mean.
     """
     coloured = [Series(s.name, s.points, n if s.colour is None else s.colour) for n, s in enumerate(series)]
     kept = [Series(s.name, [p for p in s.points if _drawable(p, log)], s.colour) for s in coloured]
@@ -77,18 +79,19 @@ def line_chart(
         return f'<figure class="chart"><h4>{escape(title)}</h4><p class="muted">no finite values</p></figure>'
     ys = [y for s in kept for _, y in s.points]
     xs = [x for s in kept for x, _ in s.points]
-    across = Scale(*_range(min(xs), max(xs)), LEFT, WIDTH - RIGHT)
+    first, last = x_range or (min(xs), max(xs))
+    across = Scale(*_range(first, last), LEFT, WIDTH - RIGHT)
     down = Scale(*_y_range(min(ys), max(ys), log), HEIGHT - BOTTOM, TOP, log)
     lines = [_line(s, across, down) for s in kept]
-    events = [_marker(m, n, across) for n, m in enumerate(markers, start=1) if min(xs) <= m.x <= max(xs)]
-    said = _describe(kept, left_out)
-    label = escape(f"{title}: {said}")
-    key = legend(kept if len(kept) > 1 else (), markers) if with_legend else ""
+    events = [_marker(m, n, across) for n, m in enumerate(markers, start=1) if first <= m.x <= last]
+    note = f' <span class="muted">{left_out} values cannot be drawn</span>' if left_out else ""
+    label = escape(f"{title}. {_describe(kept)}")
+    key = legend(kept, ()) if with_legend and len(kept) > 1 else ""
     return (
         f'<figure class="chart"><h4>{escape(title)}{" <small>log scale</small>" if log else ""}</h4>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{_grid(across, down, x_label)}{''.join(lines)}{''.join(events)}</svg>"
-        f'<figcaption>{key}<span class="muted">{escape(said)}</span></figcaption></figure>'
+        f"<figcaption>{key}{_ends_of(kept)}{note}</figcaption></figure>"
     )
 
 
@@ -202,10 +205,15 @@ def _marker(marker: Marker, number_: int, across: Scale) -> str:
     )
 
 
-def _describe(series: Sequence[Series], left_out: int) -> str:
-    def ends(points: Sequence[Point]) -> str:
-        first, last = min(points)[1], max(points)[1]
-        return number(first) if len(points) == 1 else f"{number(first)} → {number(last)}"
+def _ends(series: Series) -> str:
+    first, last = min(series.points)[1], max(series.points)[1]
+    return number(first) if len(series.points) == 1 else f"{number(first)} → {number(last)}"
 
-    said = "; ".join((f"{s.name} " if len(series) > 1 else "") + ends(s.points) for s in series)
-    return f"{said} ({left_out} values cannot be drawn)" if left_out else said
+
+def _ends_of(series: Sequence[Series]) -> str:
+    """First and last value of each, in its colour."""
+    return " &nbsp; ".join(f'<span class="s{_colour(s)}">{_ends(s)}</span>' for s in series)
+
+
+def _describe(series: Sequence[Series]) -> str:
+    return "; ".join(f"{s.name} {_ends(s)}" for s in series)

@@ -5,7 +5,7 @@ STYLE = """
   color-scheme: light dark;
   --ground: #fff; --raised: #f6f7f9; --ink: #1b1f24; --muted: #5f6b7a; --rule: #dfe3e8; --warn: #8a5300;
   --warn-ground: #fff6e5;
-  --s0: #1f6fc4; --s1: #c8501b; --s2: #1a8a5a; --s3: #8450b8; --s4: #b0892c; --s5: #c13a76;
+  --s0: #1f6fc4; --s1: #c04a15; --s2: #157a4e; --s3: #7f4ab5; --s4: #8f6a10; --s5: #b92f6c;
 }
 @media (prefers-color-scheme: dark) {
   :root {

@@ -43,7 +43,7 @@ def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def retrieval_table(results: Mapping[str, Any]) -> Table:
-    """Recalls in percent; a set's chance level stands under it."""
+    """Recalls in percent and median ranks; a set's chance level stands under it."""
     rows: list[tuple[str, ...]] = []
     lesser = []
     for label, found in _sets(results, "retrieval"):
@@ -53,8 +53,8 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
         chance = found["chance"]
         lesser.append(len(rows))
         rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
-    header = ("retrieval, %", "images", "texts", "text→image R@1", "R@5", "R@10", "median rank")
-    return Table((*header, "image→text R@1", "R@5", "R@10", "median rank"), tuple(rows), tuple(lesser))
+    header = ("retrieval, %", "images", "texts", "text→image R@1", "R@5", "R@10", "median")
+    return Table((*header, "image→text R@1", "R@5", "R@10", "median"), tuple(rows), tuple(lesser))
 
 
 def grounding_table(results: Mapping[str, Any]) -> Table:
