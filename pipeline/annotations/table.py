@@ -66,27 +66,28 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
     width = height = 0
     try:
         check_url(image) if is_url else _check_path(image)
-        if any(row.get("boxes") for _, row in rows):
-            width, height = _size(first, None if is_url else _find(folder, source, image))
+        ids = [f"{kind}:{_whole(row, c)}" for _, row in rows for c, kind in _IDS.items() if _is_given(row, c)]
     except RowError as bad:
         for label, _ in rows:
             gathering.refuse(label, bad)
         return gathering.candidate(key, image, ())
     for label, row in rows:
         try:
-            gathering.add(label, row.get("caption"), _phrases(row, width, height))
+            boxes = _list(row, "boxes", "bad_box")
+            if boxes and not width:
+                width, height = _size(first, None if is_url else _find(folder, source, image))
+            gathering.add(label, row.get("caption"), _phrases(row, boxes, width, height))
         except RowError as bad:
             gathering.refuse(label, bad)
-    ids = [f"{kind}:{_whole(row, column)}" for _, row in rows for column, kind in _IDS.items() if row.get(column)]
     coco = None if is_url else coco_id_of_name(PurePosixPath(image).name)
     ids += [*(ids_of_url(image) if is_url else ()), *([f"coco:{coco}"] if coco is not None else [])]
-    licence = str(first.get("licence") or "")
+    licence = str(first["licence"]) if _is_given(first, "licence") else ""
     return gathering.candidate(key, image, ids, width, height, licence, image if is_url else "")
 
 
-def _phrases(row: Row, width: int, height: int) -> tuple[Phrase, ...]:
+def _phrases(row: Row, boxes: list[Any], width: int, height: int) -> tuple[Phrase, ...]:
     """The row's phrases; boxes of one span become one phrase. Raises `RowError`."""
-    boxes, words = _list(row, "boxes", "bad_box"), _list(row, "phrases", "bad_span")
+    words = _list(row, "phrases", "bad_span")
     if not boxes and not words:
         return ()
     caption = check_text(row.get("caption"))
@@ -120,7 +121,7 @@ def _list(row: Row, column: str, reason: str) -> list[Any]:
             found = json.loads(found)
         except json.JSONDecodeError as error:
             raise RowError(reason, f"expected {column} as a JSON list, found {found[:80]!r}: {error}") from error
-    if found is None or found == "":
+    if not _is_given(row, column) or found == "":
         return []
     if not isinstance(found, list):
         raise RowError(reason, f"expected {column} as a list, found {found!r:.80}")
@@ -129,7 +130,7 @@ def _list(row: Row, column: str, reason: str) -> list[Any]:
 
 def _size(row: Row, path: Path | None) -> tuple[int, int]:
     """Width and height in pixels, as the row says, else as the image file's header does. Raises `RowError`."""
-    if row.get("width") and row.get("height"):
+    if _is_given(row, "width") and _is_given(row, "height"):
         return _whole(row, "width"), _whole(row, "height")
     if path is None:
         raise RowError("no_size", "expected width and height beside the boxes of a url, found none")
@@ -147,18 +148,24 @@ def _find(folder: Path, source: Source, image: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def _is_given(row: Row, column: str) -> bool:
+    """A cell that holds something: pandas writes what is missing as NaN."""
+    found = row.get(column)
+    return found is not None and found != "" and found == found
+
+
 def _whole(row: Row, column: str) -> int:
     try:
         number = float(row[column])
+        if number.is_integer() and number >= 1:
+            return int(number)
     except (TypeError, ValueError):
-        number = 0.5
-    if number != int(number) or number < 1:
-        raise RowError("bad_number", f"expected {column} as a whole number above 0, found {row[column]!r}")
-    return int(number)
+        pass
+    raise RowError("bad_number", f"expected {column} as a whole number above 0, found {row[column]!r}")
 
 
 def _image(row: Row) -> str:
-    return str(row.get("path") or row.get("url") or "").strip()
+    return next((str(row[column]).strip() for column in ("path", "url") if _is_given(row, column)), "")
 
 
 def _check_path(path: str) -> None:

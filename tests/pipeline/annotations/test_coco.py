@@ -1,0 +1,147 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitgen.record import Text
+from pipeline.annotations.coco import read_coco
+from pipeline.rows import AnnotationError, Refusal
+from tests import worlds
+
+
+def with_captions(folder: Path, images: list[object], annotations: list[object]) -> Path:
+    document = {"licenses": [], "images": images, "annotations": annotations}
+    return worlds.write_json(folder / "annotations/captions_train2017.json", document)
+
+
+def image(id: int = 9) -> dict[str, object]:
+    return {"id": id, "file_name": f"{id:012d}.jpg", "width": 80, "height": 60}
+
+
+def test_an_image_has_all_its_captions(tmp_path: Path) -> None:
+    first = next(read_coco(worlds.coco(tmp_path), tmp_path))
+    assert first.sample.texts == (Text(worlds.CAPTIONS[0]), Text(worlds.CAPTIONS[1]))
+
+
+def test_every_caption_is_a_row(tmp_path: Path) -> None:
+    rows = [candidate.rows for candidate in read_coco(worlds.coco(tmp_path), tmp_path)]
+    assert rows == [
+        ("captions_train2017.json#100", "captions_train2017.json#101"),
+        ("captions_train2017.json#102", "captions_train2017.json#103"),
+        ("captions_train2017.json#104",),
+    ]
+
+
+def test_an_image_is_known_by_its_coco_and_its_flickr_id(tmp_path: Path) -> None:
+    first = next(read_coco(worlds.coco(tmp_path), tmp_path))
+    assert first.sample.ids == ("coco:9", "flickr:1000092795")
+
+
+def test_an_image_has_its_own_licence(tmp_path: Path) -> None:
+    first = next(read_coco(worlds.coco(tmp_path), tmp_path))
+    assert first.sample.licence == "http://creativecommons.org/licenses/by/2.0/"
+
+
+def test_key_size_and_file_are_the_annotations(tmp_path: Path) -> None:
+    first = next(read_coco(worlds.coco(tmp_path), tmp_path))
+    sample = first.sample
+    assert (sample.key, sample.width, sample.height, first.image) == ("coco-000000000009", 80, 60, "000000000009.jpg")
+
+
+def test_images_come_in_order_of_their_id(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image(30), image(9)], [])
+    assert [c.sample.key for c in read_coco(source, tmp_path)] == ["coco-000000000009", "coco-000000000030"]
+
+
+def test_equal_captions_of_an_image_become_one_text(tmp_path: Path) -> None:
+    with_captions(tmp_path, [image()], [{"id": i, "image_id": 9, "caption": "a dog"} for i in (1, 2)])
+    (only,) = read_coco(worlds.source("coco", ["annotations/captions_train2017.json"], ["train2017"]), tmp_path)
+    assert (only.sample.texts, len(only.rows)) == ((Text("a dog"),), 2)
+
+
+def test_an_evaluation_source_keeps_equal_captions(tmp_path: Path) -> None:
+    with_captions(tmp_path, [image()], [{"id": i, "image_id": 9, "caption": "a dog"} for i in (1, 2)])
+    source = worlds.source("coco", ["annotations/captions_train2017.json"], ["train2017"], role="eval")
+    assert len(next(read_coco(source, tmp_path)).sample.texts) == 2
+
+
+def test_an_empty_caption_is_refused(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image()], [{"id": 1, "image_id": 9, "caption": " \n"}])
+    (only,) = read_coco(source, tmp_path)
+    assert only.refused == (Refusal("captions_train2017.json#1", "empty_text", "expected a text, found ' \\n'"),)
+
+
+def test_a_caption_of_lone_surrogates_is_refused(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image()], [{"id": 1, "image_id": 9, "caption": "a \ud800"}])
+    assert [r.reason for r in next(read_coco(source, tmp_path)).refused] == ["bad_text"]
+
+
+def test_a_caption_of_an_image_that_is_not_listed_is_refused(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image(25)], [{"id": 1, "image_id": 9, "caption": "a dog"}])
+    assert [r.reason for c in read_coco(source, tmp_path) for r in c.refused] == ["unknown_image", "no_text"]
+
+
+def test_karpathys_splits_choose_the_images(tmp_path: Path) -> None:
+    keys = [c.sample.key for c in read_coco(worlds.karpathy(tmp_path), tmp_path)]
+    assert keys == ["coco-000000000009", "coco-000000000025"]
+
+
+def test_karpathys_file_alone_gives_its_own_texts(tmp_path: Path) -> None:
+    first = next(read_coco(worlds.karpathy(tmp_path), tmp_path))
+    assert first.rows == ("dataset_coco.json#90", "dataset_coco.json#91")
+
+
+def test_with_captions_files_karpathys_is_a_list_of_images(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    both = replace(source, annotations=("annotations/captions_train2017.json", "dataset_coco.json"))
+    assert next(read_coco(both, tmp_path)).sample.ids == ("coco:9", "flickr:1000092795")
+
+
+def test_an_image_under_its_2014_name_is_found(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    (tmp_path / "train2017/000000000009.jpg").rename(tmp_path / "train2017/COCO_val2014_000000000009.jpg")
+    assert next(read_coco(source, tmp_path)).image == "COCO_val2014_000000000009.jpg"
+
+
+def test_karpathys_file_needs_a_choice_of_splits(tmp_path: Path) -> None:
+    source = replace(worlds.karpathy(tmp_path), options={"karpathy_splits": "valid"})
+    with pytest.raises(AnnotationError, match=r"expected options\.karpathy_splits of train, restval, val, test"):
+        next(read_coco(source, tmp_path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    source = worlds.source("coco", ["captions.json"], ["train2017"])
+    with pytest.raises(AnnotationError, match=r"No such file or directory: .*captions\.json"):
+        next(read_coco(source, tmp_path))
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    path = tmp_path / "annotations/captions_train2017.json"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AnnotationError, match="expected whole JSON"):
+        next(read_coco(source, tmp_path))
+
+
+def test_instances_are_no_captions(tmp_path: Path) -> None:
+    source = replace(worlds.coco(tmp_path), annotations=("annotations/instances_train2017.json",))
+    with pytest.raises(AnnotationError, match="expected annotations with a caption, found area, bbox, category_id"):
+        next(read_coco(source, tmp_path))
+
+
+def test_a_list_is_no_captions_file(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    worlds.write_json(tmp_path / "annotations/captions_train2017.json", [1])
+    with pytest.raises(AnnotationError, match="expected a list of objects under 'licenses'"):
+        next(read_coco(source, tmp_path))
+
+
+def test_a_width_in_words_is_an_error(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image() | {"width": "wide"}], [])
+    with pytest.raises(AnnotationError, match="expected width of type int, found 'wide': image 9"):
+        next(read_coco(source, tmp_path))

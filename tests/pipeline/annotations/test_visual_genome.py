@@ -1,0 +1,115 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitgen.record import Box, Phrase, Text
+from pipeline.annotations.visual_genome import read_visual_genome
+from pipeline.manifest import Source
+from pipeline.rows import AnnotationError, Candidate
+from tests import worlds
+
+DOG, BALL = Box(0.1, 0.2, 0.4, 0.7), Box(0.6, 0.5, 0.8, 0.75)
+REGIONS = "region_descriptions.json"
+
+
+def read_changed(
+    folder: Path, change: Callable[[list[dict[str, Any]]], object], name: str = REGIONS, **fields: Any
+) -> list[Candidate]:
+    source = replace(worlds.visual_genome(folder), **fields)
+    rows = json.loads((folder / name).read_text())
+    change(rows)
+    (folder / name).write_text(json.dumps(rows))
+    return list(read_visual_genome(source, folder))
+
+
+def objects(folder: Path) -> Source:
+    return replace(worlds.visual_genome(folder), annotations=("image_data.json", "objects.json"))
+
+
+def test_regions_are_joined_into_a_sentence(tmp_path: Path) -> None:
+    first = next(read_visual_genome(worlds.visual_genome(tmp_path), tmp_path))
+    assert first.sample.texts == (Text("a dog. A red ball", (Phrase(0, 5, (DOG,)), Phrase(7, 17, (BALL,)))),)
+
+
+def test_every_region_is_a_row(tmp_path: Path) -> None:
+    first = next(read_visual_genome(worlds.visual_genome(tmp_path), tmp_path))
+    assert first.rows == ("region_descriptions.json#200", "region_descriptions.json#201")
+
+
+def test_an_image_has_every_id_that_image_data_knows(tmp_path: Path) -> None:
+    ids = [candidate.sample.ids for candidate in read_visual_genome(worlds.visual_genome(tmp_path), tmp_path)]
+    assert ids == [("coco:9", "vg:2"), ("flickr:10002456", "vg:5"), ("vg:61",)]
+
+
+def test_objects_are_joined_by_id_not_by_place(tmp_path: Path) -> None:
+    rows = [candidate.rows[0] for candidate in read_visual_genome(objects(tmp_path), tmp_path)]
+    assert rows == ["objects.json#2000", "objects.json#5000", "objects.json#61000"]
+
+
+def test_objects_are_phrases(tmp_path: Path) -> None:
+    first = next(read_visual_genome(objects(tmp_path), tmp_path))
+    assert first.sample.texts == (Text("dog. ball", (Phrase(0, 3, (DOG,)), Phrase(5, 9, (BALL,)))),)
+
+
+def test_regions_and_objects_of_an_image_are_one_sample(tmp_path: Path) -> None:
+    source = replace(objects(tmp_path), annotations=("image_data.json", REGIONS, "objects.json"))
+    assert len(next(read_visual_genome(source, tmp_path)).sample.texts) == 2
+
+
+def test_regions_that_overlap_by_more_than_half_are_in_different_sentences(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["regions"][1] |= {"x": 10, "y": 12, "width": 24, "height": 30}
+
+    first = read_changed(tmp_path, change)[0]
+    assert [text.text for text in first.sample.texts] == ["a dog", "A red ball"]
+
+
+def test_regions_of_equal_words_are_one_phrase_with_several_boxes(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["regions"][1]["phrase"] = "A dog."
+
+    first = read_changed(tmp_path, change)[0]
+    assert (first.sample.texts, len(first.rows)) == ((Text("a dog", (Phrase(0, 5, (DOG, BALL)),)),), 2)
+
+
+def test_a_sentence_keeps_to_its_tokens(tmp_path: Path) -> None:
+    # "a dog" and "A red ball" are 2 and 3 tokens; the full stop between them 1, the two end-of-texts 2.
+    first = read_changed(tmp_path, lambda rows: None, options={"max_tokens": 7})[0]
+    assert [text.text for text in first.sample.texts] == ["a dog", "A red ball"]
+
+
+def test_a_region_outside_the_image_is_refused(tmp_path: Path) -> None:
+    first = read_changed(tmp_path, lambda rows: rows[0]["regions"][0].update(x=70))[0]
+    assert [(r.row, r.reason) for r in first.refused] == [("region_descriptions.json#200", "bad_box")]
+
+
+def test_a_region_without_words_is_refused(tmp_path: Path) -> None:
+    first = read_changed(tmp_path, lambda rows: rows[0]["regions"][0].update(phrase=" . "))[0]
+    assert [r.reason for r in first.refused] == ["empty_text"]
+
+
+def test_an_image_that_image_data_does_not_know_is_refused(tmp_path: Path) -> None:
+    candidates = read_changed(tmp_path, lambda rows: rows.pop(0), "image_data.json")
+    assert [r.reason for r in candidates[0].refused] == ["unknown_image", "unknown_image"]
+
+
+def test_without_image_data_nothing_is_read(tmp_path: Path) -> None:
+    source = replace(worlds.visual_genome(tmp_path), annotations=(REGIONS,))
+    with pytest.raises(AnnotationError, match=r"expected image_data\.json among the annotations"):
+        next(read_visual_genome(source, tmp_path))
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    source = worlds.visual_genome(tmp_path)
+    (tmp_path / REGIONS).write_bytes((tmp_path / REGIONS).read_bytes()[:-1])
+    with pytest.raises(AnnotationError, match="expected whole JSON"):
+        next(read_visual_genome(source, tmp_path))
+
+
+def test_rows_of_another_kind_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="expected rows with regions or objects, found id"):
+        read_changed(tmp_path, lambda rows: rows[0].pop("regions"))
