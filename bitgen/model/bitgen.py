@@ -63,13 +63,19 @@ class AttentionPool(nn.Module):
         scores = (self.key(states) @ self.query).float() / math.sqrt(states.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return torch.einsum("bn,bnd->bd", scores.softmax(dim=-1), states.float())
+        return weighted_sum(scores.softmax(dim=-1), states)
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """[T, d] mean of `states` [T, L, d] where `mask` [T, L] is true, in float32."""
     weights = mask.float()
-    return torch.einsum("tl,tld->td", weights, states.float()) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    return weighted_sum(weights, states) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def weighted_sum(weights: Tensor, states: Tensor) -> Tensor:
+    """[B, d] sum of `states` [B, N, d] by `weights` [B, N], in float32 also under autocast."""
+    with torch.autocast(states.device.type, enabled=False):
+        return torch.einsum("bn,bnd->bd", weights.float(), states.float())
 
 
 def grid_positions(side: int, width: int) -> Tensor:

@@ -19,7 +19,8 @@ def contrast(query: Tensor, keys: Tensor, positive: Tensor, allowed: Tensor, sca
         allowed: [B, K] bool, false where a key is neither negative nor counted; a query's own key always counts.
         scale: inverse temperature.
     """
-    logits = scale * (query.float() @ keys.float().T)
+    with torch.autocast(query.device.type, enabled=False):  # it would multiply in bfloat16 whatever the operands' type
+        logits = scale * (query.float() @ keys.float().T)
     own = F.one_hot(positive, keys.shape[0]).bool()
     return F.cross_entropy(logits.masked_fill(~(allowed | own), -torch.inf), positive)
 

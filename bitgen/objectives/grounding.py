@@ -81,12 +81,14 @@ def region_contrast(
         scale: inverse temperature.
     """
     shares = cover / cover.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    region = torch.einsum("pn,pnd->pd", shares, patches[phrase_image].float())
-    region, phrases = F.normalize(region, dim=1), F.normalize(phrases.float(), dim=1)
+    with torch.autocast(patches.device.type, enabled=False):  # it would multiply in bfloat16
+        region = torch.einsum("pn,pnd->pd", shares, patches[phrase_image].float())
+        region, phrases = F.normalize(region, dim=1), F.normalize(phrases.float(), dim=1)
+        logits = scale * phrases @ region.T
     same_image = phrase_image[:, None] == phrase_image
     own = torch.eye(phrases.shape[0], dtype=torch.bool, device=phrases.device)
     competes = same_image & (overlap(target_boxes, target_boxes) <= 0.5)
-    logits = (scale * phrases @ region.T).masked_fill(~(competes | own), -torch.inf)
+    logits = logits.masked_fill(~(competes | own), -torch.inf)
     target = torch.arange(phrases.shape[0], device=phrases.device)
     loss = F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(logits.T, target, reduction="none")
     return loss / 2, competes.any(dim=1)

@@ -113,6 +113,15 @@ def test_attention_pooling_is_a_softmax_weighted_mean(hidden: list[int]) -> None
     torch.testing.assert_close(pool(states, mask)[0].double(), expected, rtol=0, atol=1e-6)
 
 
+@torch.no_grad()
+def test_pooling_is_float32_under_autocast() -> None:
+    states, mask = fakes.noise(3, 5, fakes.WIDTH), torch.ones(3, 5, dtype=torch.bool)
+    expected = masked_mean(states, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = masked_mean(states, mask)
+    assert found.equal(expected)
+
+
 def test_every_patch_has_a_position_of_its_own() -> None:
     positions = grid_positions(4, 16)
     distances = torch.cdist(positions, positions) + 10 * torch.eye(16)

@@ -1,0 +1,150 @@
+"""Episodes: what is written, what is read, and what the decoder sees of it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgen.batch import Batch
+from bitgen.model.bitgen import BitGen, ImageStates, TextStates
+from bitgen.objectives.memory import Recall, random_halves, recall_episodes
+from tests import fakes
+
+N = fakes.PATCHES
+HALVES = torch.arange(N).expand(6, -1) % 2 == 0
+"""Even patches are written, odd ones asked with."""
+
+
+def _states(batch: Batch) -> tuple[BitGen, ImageStates, TextStates]:
+    model = fakes.model()
+    return model, model.encode_image(batch.images), model.encode_text(batch.token_ids, batch.token_mask)
+
+
+def _recall(batch: Batch, takes_part: list[bool], size: int = 6, halves: Tensor = HALVES) -> Recall:
+    model, image, text = _states(batch)
+    with torch.no_grad():
+        return recall_episodes(
+            model,
+            image,
+            text,
+            batch.first_text,
+            batch.second_text,
+            batch.image_ids,
+            torch.tensor(takes_part),
+            halves[: len(takes_part)],
+            size,
+        )
+
+
+def _slow_reading(batch: Batch, written: list[int], asked: int) -> Tensor:
+    """[d]: the images `written` go into a memory of their own one by one, and image `asked` reads it."""
+    model, image, text = _states(batch)
+    with torch.no_grad():
+        state = model.memory.empty(1)
+        for row in written:
+            key = model.image_pool(image.dual[row : row + 1, 0::2])
+            value = text.code[batch.first_text[row]][None]
+            state = model.memory.write(state, key[None], value[None], torch.ones(1, 1, dtype=torch.bool))
+        reading = model.memory.read(state, model.image_pool(image.dual[asked : asked + 1, 1::2])[None])
+        return model.reading_projection(reading.values[0, 0] * reading.confidence[0, 0])
+
+
+def test_an_image_that_takes_part_is_decoded_from_the_half_that_was_not_written() -> None:
+    recall = _recall(fakes.fake_batch(6), [True] * 6)
+    assert recall.context_mask[:, :N].equal(~HALVES)
+
+
+def test_an_image_that_takes_part_is_decoded_into_its_second_text() -> None:
+    batch = fakes.fake_batch(6)
+    recall = _recall(batch, [True, False, True, True, False, False])
+    assert recall.target.tolist() == [1, 2, 5, 7, 8, 10]
+
+
+def test_an_image_that_takes_part_sees_its_reading_and_no_other_does() -> None:
+    recall = _recall(fakes.fake_batch(6), [True, False, True, True, False, False])
+    assert recall.context_mask[:, N].tolist() == [True, False, True, True, False, False]
+
+
+def test_an_image_that_does_not_take_part_is_decoded_from_all_its_patches() -> None:
+    recall = _recall(fakes.fake_batch(6), [False, True, True, False, True, True])
+    assert recall.context_mask[[0, 3], :N].all()
+
+
+def test_an_image_with_one_text_takes_no_part() -> None:
+    recall = _recall(fakes.fake_batch(6, texts=1), [True] * 6)
+    assert recall.target.tolist() == [0, 1, 2, 3, 4, 5]
+    assert recall.context_mask[:, :N].all()
+    assert not recall.context_mask[:, N].any()
+
+
+@pytest.mark.parametrize("asked", [0, 2, 3])
+def test_a_reading_is_of_the_memory_that_the_others_of_the_episode_wrote(asked: int) -> None:
+    batch = fakes.fake_batch(6)
+    recall = _recall(batch, [True, False, True, True, False, False])
+    expected = _slow_reading(batch, [0, 2, 3], asked)
+    torch.testing.assert_close(recall.context[asked, N], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "written", "asked"), [(2, [2, 3], 2), (4, [4, 5], 5), (4, [0, 1, 2, 3], 1)])
+def test_each_episode_has_a_memory_of_its_own(size: int, written: list[int], asked: int) -> None:
+    batch = fakes.fake_batch(6)
+    recall = _recall(batch, [True] * 6, size)
+    torch.testing.assert_close(recall.context[asked, N], _slow_reading(batch, written, asked), rtol=0, atol=1e-5)
+
+
+def test_a_photograph_is_written_once_in_an_episode() -> None:
+    batch = fakes.fake_batch(6, image_ids=[5, 9, 5, 8, 9, 5])
+    recall = _recall(batch, [True, False, True, True, True, True])
+    assert recall.context_mask[:, N].tolist() == [True, False, False, True, True, False]
+    torch.testing.assert_close(recall.context[3, N], _slow_reading(batch, [0, 3, 4], 3), rtol=0, atol=1e-5)
+
+
+def test_a_photograph_may_be_written_again_in_the_next_episode() -> None:
+    recall = _recall(fakes.fake_batch(6, image_ids=[5, 9, 8, 5, 9, 8]), [True] * 6, size=3)
+    assert recall.context_mask[:, N].all()
+
+
+def test_no_text_that_is_decoded_was_written() -> None:
+    batch = fakes.fake_batch(6)
+    before = _recall(batch, [True] * 6)
+    ids = batch.token_ids.clone()
+    ids[1::2, 1:5] = 7  # every second text becomes another
+    after = _recall(Batch(**{**batch.__dict__, "token_ids": ids}), [True] * 6)
+    assert before.context.equal(after.context)
+
+
+def test_a_memory_that_nothing_was_written_to_has_not_moved() -> None:
+    assert _recall(fakes.fake_batch(6), [False] * 6).kl.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_writing_moves_the_memory_from_its_prior() -> None:
+    assert _recall(fakes.fake_batch(6), [True] * 6).kl.item() > 0.01
+
+
+@torch.no_grad()
+def test_without_participants_the_decoder_predicts_as_without_a_memory() -> None:
+    batch = fakes.fake_batch(6)
+    model, image, _ = _states(batch)
+    recall = _recall(batch, [False] * 6)
+    ids = batch.token_ids[recall.target]
+    found = model.decoder(ids, model.text.token, recall.context, recall.context_mask)
+    torch.testing.assert_close(found, model.decoder(ids, model.text.token, image.dual), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_reading_changes_what_the_decoder_predicts() -> None:
+    batch = fakes.fake_batch(6)
+    model, image, _ = _states(batch)
+    recall = _recall(batch, [True] * 6)
+    ids = batch.token_ids[recall.target]
+    found = model.decoder(ids, model.text.token, recall.context, recall.context_mask)
+    assert (found - model.decoder(ids, model.text.token, image.dual[:, 1::2])).abs().max() > 1e-3
+
+
+def test_halves_are_the_lower_draws() -> None:
+    draws = torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.3, 0.6, 0.1, 0.9]])
+    assert random_halves(draws).tolist() == [[False, True, False, True], [True, False, True, False]]
+
+
+@pytest.mark.parametrize(("patches", "half"), [(16, 8), (9, 4), (256, 128)])
+def test_a_half_has_half_of_the_patches(patches: int, half: int) -> None:
+    assert random_halves(torch.rand(5, patches)).sum(dim=1).tolist() == [half] * 5
