@@ -1,0 +1,159 @@
+"""bitgen-shards: from downloads to datasets, in one command that can be run again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import build_shards
+from cli.build_shards import main
+from pipeline.files import locked
+from shards.index import ShardIndex
+from tests import worlds
+
+TOML = """
+name = "world"
+licence = "CC0"
+
+[[source]]
+name = "world"
+phase = "coarse"
+role = "train"
+split = "train"
+reader = "coco"
+annotations = ["annotations/captions_train2017.json"]
+images = ["train2017"]
+refusal_ceiling = {ceiling}
+
+[[source]]
+name = "other"
+phase = "fine"
+role = "train"
+split = "train"
+reader = "coco"
+annotations = ["annotations/captions_train2017.json"]
+images = ["train2017"]
+refusal_ceiling = 1.0
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    """A manifest beside data/, where its files are."""
+    worlds.coco(tmp_path / "data/raw/world")
+    (tmp_path / "world.toml").write_text(TOML.format(ceiling=1.0))
+    return str(tmp_path / "world.toml")
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return main([*arguments, "--data", str(tmp_path / "data"), "--workers", "1"])
+
+
+def test_every_source_becomes_a_dataset(manifest: str, tmp_path: Path) -> None:
+    assert run(tmp_path, manifest) == 0
+    found = sorted(p.parent.relative_to(tmp_path / "data/shards") for p in (tmp_path / "data").rglob("dataset.json"))
+    assert list(map(str, found)) == ["coarse/world-train", "fine/other-train"]
+
+
+def test_it_ends_with_a_table_and_what_to_run_next(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, manifest)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["rows", "of", "kept"],
+        ["coarse/world-train", "5"],
+        ["fine/other-train", "5"],
+    ]
+    assert lines[-1] == f"next: bitgen-train --phase coarse --data.root {tmp_path}/data"
+
+
+def test_only_the_named_sources_are_built(manifest: str, tmp_path: Path) -> None:
+    assert run(tmp_path, manifest, "--sources", "other") == 0
+    assert not (tmp_path / "data/shards/coarse").exists()
+
+
+def test_without_arguments_what_is_downloaded_is_built(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_shards, "MANIFESTS", tmp_path)
+    assert run(tmp_path) == 0
+    assert len(ShardIndex.open(tmp_path / "data/shards/coarse/world-train")) == 3
+
+
+def test_without_downloads_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path) == 1
+    assert "found none" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_named_manifest_that_is_not_downloaded_is_an_error(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.unlink(tmp_path / "data/raw/world/annotations/captions_train2017.json")
+    assert run(tmp_path, manifest) == 1
+    assert "bitgen-download manifests/world.toml" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_dry_run_builds_nothing(manifest: str, tmp_path: Path) -> None:
+    assert run(tmp_path, manifest, "--dry-run") == 0
+    assert not (tmp_path / "data/shards").exists()
+
+
+def test_a_limit_is_kept(manifest: str, tmp_path: Path) -> None:
+    assert run(tmp_path, manifest, "--limit", "1") == 0
+    assert len(ShardIndex.open(tmp_path / "data/shards/coarse/world-train")) == 1
+
+
+def test_too_many_refusals_are_an_error_that_names_the_reason(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(manifest).write_text(TOML.format(ceiling=0.0))
+    os.unlink(tmp_path / "data/raw/world/train2017/000000000009.jpg")
+    assert run(tmp_path, manifest) == 1
+    assert "no_image 2" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_damaged_annotations_are_an_error_that_names_the_file(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data/raw/world/annotations/captions_train2017.json").write_text('{"images": [')
+    assert run(tmp_path, manifest) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("bitgen-shards: expected whole JSON")
+    assert last.endswith("captions_train2017.json")
+
+
+def test_an_unknown_source_is_wrong_use(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, manifest, "--sources", "cocoa") == 2
+    assert "expected sources among other, world, found 'cocoa'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [["--shorter-side", "0"], ["--workers", "x"], ["--limmit", "3"]])
+def test_a_wrong_flag_is_wrong_use(flag: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(flag)
+    assert stopped.value.code == 2
+
+
+def test_two_builds_at_once_are_refused(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path / "data/shards"):
+        assert run(tmp_path, manifest) == 1
+    assert "expected no other process at work, found one" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_in_one_line(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(tmp_path, manifest) == 1
+    assert "expected room for shards, found a full disk" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_it_runs_as_a_module(manifest: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli.build_shards", manifest, "--data", str(tmp_path / "data"), "--dry-run"]
+    assert subprocess.run(command, check=False).returncode == 0
