@@ -5,6 +5,7 @@ Vision runs once for all losses and all texts of an image. Axes as in `Batch`.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +42,9 @@ def draw(seed: int, micro_step: int, rows: int, patches: int, device: torch.devi
         rows: B, this rank's; all ranks hold as many.
         patches: N.
     """
-    generator = torch.Generator().manual_seed((seed << 32) + micro_step)
-    table = torch.rand(rows * world(), patches + 3, generator=generator)
+    # Not torch's generator: on a CPU it drops all but 32 bits of its seed, and what it makes of them may change.
+    bits = np.random.PCG64(np.random.SeedSequence((seed, micro_step))).random_raw(rows * world() * (patches + 3))
+    table = torch.from_numpy((bits >> 40).astype(np.float32) * np.float32(2**-24)).view(-1, patches + 3)
     own = table[rank() * rows : (rank() + 1) * rows].to(device, non_blocking=True)
     return Draws(own[:, :2], own[:, 2], own[:, 3:])
 

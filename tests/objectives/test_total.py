@@ -1,0 +1,144 @@
+"""Every loss together: what is computed, how it is weighted, and what the caption decoder may know."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgen.batch import Batch
+from bitgen.objectives.total import Draws, Objective, draw
+from tests import fakes
+
+CPU = torch.device("cpu")
+
+
+def _draws(images: int = 4, seed: int = 0) -> Draws:
+    return draw(seed, 0, images, fakes.PATCHES, CPU)
+
+
+def _changed(batch: Batch, **fields: Tensor) -> Batch:
+    return Batch(**{**batch.__dict__, **fields})
+
+
+def _logits(objective: Objective, batch: Batch) -> Tensor:
+    """[T, L, d]: what the decoder makes of the batch in the objective's own forward pass."""
+    found: list[Tensor] = []
+    hook = objective.model.decoder.register_forward_hook(lambda _, __, states: found.append(states.detach()))
+    objective(batch, _draws(len(batch.keys)))
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [
+        ({"itc": 1.0}, {"itc"}),
+        ({"itm": 1.0}, {"itm"}),
+        ({"text": 1.0}, {"text", "memory_kl"}),
+        ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "grounding"}),
+        ({"region": 1.0}, {"region"}),
+    ],
+)
+def test_a_loss_without_weight_is_not_computed(weights: dict[str, float], names: set[str]) -> None:
+    objective = Objective(fakes.model(), fakes.losses(**weights))
+    assert set(objective(fakes.fake_batch(), _draws())) == names | {"loss", "temperature"}
+
+
+@torch.no_grad()
+def test_the_sum_is_weighted() -> None:
+    weights = {"itc": 0.3, "itm": 0.5, "text": 0.7, "grounding": 1.1, "region": 1.3, "memory_kl": 1.7}
+    parts = Objective(fakes.model(), fakes.losses(**weights))(fakes.fake_batch(), _draws())
+    expected = sum(weight * float(parts[name]) for name, weight in weights.items())
+    assert float(parts["loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+@torch.no_grad()
+def test_grounding_is_5_l1_2_giou_focal_and_dice() -> None:
+    parts = Objective(fakes.model(), fakes.losses(grounding=1.0))(fakes.fake_batch(), _draws())
+    l1, giou, focal, dice = (float(parts[name]) for name in ("l1", "giou", "focal", "dice"))
+    assert float(parts["grounding"]) == pytest.approx(5 * l1 + 2 * giou + focal + dice, rel=1e-6)
+
+
+@torch.no_grad()
+def test_the_temperature_is_reported() -> None:
+    parts = Objective(fakes.model(temperature=0.2), fakes.losses(itc=1.0))(fakes.fake_batch(), _draws())
+    assert float(parts["temperature"]) == pytest.approx(0.2)
+
+
+def test_a_batch_without_phrases_is_trained_on() -> None:
+    objective = Objective(fakes.model(), fakes.losses(itc=1.0, grounding=0.5, region=1.0))
+    parts = objective(fakes.fake_batch(phrases=0), _draws())
+    parts["loss"].backward()
+    assert (parts["grounding"].item(), parts["region"].item()) == (0.0, 0.0)
+    assert objective.model.grounding.regression.grad is not None  # ranks with phrases must not wait for this one
+
+
+@torch.no_grad()
+def test_images_with_different_numbers_of_phrases_weigh_by_phrase() -> None:
+    model, batch = fakes.model(), fakes.fake_batch(2, texts=1, phrases=2)
+    objective = Objective(model, fakes.losses(grounding=1.0))
+    kept = torch.tensor([0, 1, 2])
+    parts = objective(_pick(batch, kept), _draws(2))
+    alone = [objective(_pick(batch, kept[i : i + 1]), _draws(2)) for i in range(3)]
+    assert float(parts["l1"]) == pytest.approx(sum(float(one["l1"]) for one in alone) / 3, rel=1e-5)
+
+
+def _pick(batch: Batch, phrases: Tensor) -> Batch:
+    """The batch with only these of its phrases, one box each."""
+    fields = {name: getattr(batch, name)[phrases] for name in ("phrase_text", "phrase_slot", "phrase_tokens", "boxes")}
+    return _changed(batch, **fields, box_phrase=torch.arange(len(phrases)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("changed", [2, 4])
+def test_the_decoder_cannot_copy_what_it_is_to_predict(share: float, changed: int) -> None:
+    objective = Objective(fakes.model(), fakes.losses(text=1.0, episode_share=share))
+    batch = fakes.fake_batch()
+    target = int(share)  # the second text of an image that takes part, the first of one that does not
+    ids = batch.token_ids.clone()
+    ids[target::2, changed:5] = 7
+    before, after = _logits(objective, batch), _logits(objective, _changed(batch, token_ids=ids))
+    assert before[:, :changed].equal(after[:, :changed])
+    assert not before[:, changed].equal(after[:, changed])
+
+
+def test_the_decoder_sees_its_own_image() -> None:
+    objective = Objective(fakes.model(), fakes.losses(text=1.0, episode_share=0.5))
+    batch = fakes.fake_batch()
+    rolled = _changed(batch, images=batch.images.roll(1, dims=0))
+    assert (_logits(objective, batch) - _logits(objective, rolled)).abs().amax(dim=(1, 2)).min() > 1e-4
+
+
+@torch.no_grad()
+def test_caption_loss_is_the_mean_over_tokens() -> None:
+    objective = Objective(fakes.model(), fakes.losses(text=1.0, episode_share=0.5))
+    batch = fakes.fake_batch(texts=1)
+    states, embedding = _logits(objective, batch), objective.model.text.token.weight
+    lengths = batch.token_mask.sum(dim=1).tolist()
+    losses = [
+        torch.nn.functional.cross_entropy(states[t, l] @ embedding.T, batch.token_ids[t, l + 1], label_smoothing=0.1)
+        for t in range(4)
+        for l in range(lengths[t] - 1)  # noqa: E741
+    ]
+    found = objective(batch, _draws())["text"]
+    assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-5)
+
+
+def test_draws_follow_from_seed_and_micro_step() -> None:
+    assert draw(3, 7, 4, 16, CPU).patches.equal(draw(3, 7, 4, 16, CPU).patches)
+
+
+@pytest.mark.parametrize(("seed", "micro_step"), [(3, 8), (4, 7), (0, 7), (7, 3)])
+def test_another_micro_step_or_seed_draws_otherwise(seed: int, micro_step: int) -> None:
+    mine, other = draw(3, 7, 4, 16, CPU), draw(seed, micro_step, 4, 16, CPU)
+    assert not (mine.negatives == other.negatives).any()
+    assert not (mine.episode == other.episode).any()
+
+
+def test_draws_are_even() -> None:
+    draws = draw(0, 0, 500, 16, CPU)
+    assert draws.patches.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert 0 <= draws.patches.min() < draws.patches.max() < 1
+
+
+def test_the_largest_seed_draws() -> None:
+    assert draw(2**31 - 1, 10**7, 2, 4, CPU).episode.shape == (2,)
