@@ -9,7 +9,8 @@ from bitgen.batch import Batch, BatchError, Item, choose_texts, load, whole
 from bitgen.evaluation.cards import sample_card
 from bitgen.evaluation.page import Html, count, document, facts, join, paragraph, size, table
 from bitgen.image import DecodeError, Transform
-from bitgen.tokens import shared_tokenizer
+from bitgen.record import RecordError
+from bitgen.tokens import TokenError, shared_tokenizer
 from bitgen.training.config import DataConfig
 from bitgen.training.phases import PHASES
 from shards.format import ShardError
@@ -148,7 +149,7 @@ def sample_view(index: ShardIndex, row: int, data: DataConfig, seed: int, evalua
             shown = choose_texts(len(sample.texts), 0, data.texts_per_image)
             batch = _training_view(index, row, data, seed)
         return sample_card(sample, image, batch, shown, tokenizer)
-    except (BatchError, DecodeError, ShardError) as error:
+    except (BatchError, DecodeError, RecordError, ShardError, TokenError) as error:
         return paragraph(f"sample {index.key(row)} cannot be shown: {error}", "warning")
 
 

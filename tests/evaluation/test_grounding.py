@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, tensor
@@ -7,13 +9,18 @@ from bitgen.evaluation.grounding import (
     Targets,
     constant_box,
     constant_controls,
+    encode,
+    evaluate_grounding,
     join_targets,
     measure,
     peak,
+    predict,
     select,
     to_pixels,
 )
+from bitgen.evaluation.phrases import split, text_rows
 from bitgen.objectives.boxes import enclose
+from tests import fakes
 
 
 def targets(boxes: list[list[float]], box_phrase: list[int], side_px: float = 100.0) -> Targets:
@@ -141,3 +148,58 @@ def test_joined_targets_number_their_phrases_on():
     joined = join_targets([targets([[0, 0, 1, 1], [0, 0, 2, 2]], [0, 1]), targets([[0, 0, 3, 3]], [0])])
     assert joined.box_phrase.tolist() == [0, 1, 2]
     assert joined.merged[:, 2].tolist() == [1, 2, 3]
+
+
+def test_a_model_is_asked_for_every_phrase_and_every_control():
+    batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)]
+    found = evaluate_grounding(fakes.model().eval(), batches)
+    assert found["phrases"] == 20
+    assert found["controls"]["shuffled_text"]["phrases"] == 20
+    assert found["controls"]["whole_image"]["phrases"] == 20
+
+
+def test_batches_without_phrases_are_passed_over():
+    batches = [fakes.fake_batch(2, phrases=0), fakes.fake_batch(2, seed=2)]
+    assert evaluate_grounding(fakes.model().eval(), batches)["phrases"] == 8
+
+
+def test_nothing_to_ground_is_refused():
+    with pytest.raises(ValueError, match="expected one or more phrases"):
+        evaluate_grounding(fakes.model().eval(), [fakes.fake_batch(2, phrases=0)])
+
+
+def test_equal_seeds_give_equal_results():
+    model, batches = fakes.model().eval(), [fakes.fake_batch(4, seed=1)]
+    assert evaluate_grounding(model, batches, seed=4) == evaluate_grounding(model, batches, seed=4)
+
+
+def test_dropped_phrases_are_added_up_over_batches():
+    batches = [replace(fakes.fake_batch(2, seed=s), dropped={"span_truncated": s}) for s in (1, 2)]
+    assert evaluate_grounding(fakes.model().eval(), batches)["dropped"] == {"span_truncated": 3}
+
+
+def test_predictions_are_the_models_own():
+    model, batch = fakes.model().eval(), fakes.fake_batch(3, seed=1)
+    image = encode(model, batch)
+    text = model.encode_text(batch.token_ids, batch.token_mask)
+    found = model.ground(
+        image, text, batch.text_image, batch.phrase_text, batch.phrase_slot, batch.phrase_tokens, batch.max_slots
+    )
+    boxes, heat = predict(model, image, text_rows(batch))
+    torch.testing.assert_close(boxes, found.boxes)
+    torch.testing.assert_close(heat, found.heat)
+
+
+def test_predictions_do_not_depend_on_how_many_texts_go_at_once():
+    model, batch = fakes.model().eval(), fakes.fake_batch(3, seed=1)
+    image, rows = encode(model, batch), text_rows(batch)
+    apart = torch.cat([predict(model, image, part)[0] for part in split(rows, 1)])
+    torch.testing.assert_close(apart, predict(model, image, rows)[0])
+
+
+def test_a_model_that_gives_nan_scores_nothing():
+    model = fakes.model().eval()
+    with torch.no_grad():
+        model.grounding.regression.fill_(torch.nan)
+    found = evaluate_grounding(model, [fakes.fake_batch(2, seed=1)])
+    assert (found["not_finite"], found["mean_iou"], found["pointing"]) == (8, 0.0, 0.0)

@@ -5,7 +5,18 @@ import torch
 from torch import Tensor, tensor
 from torch.nn.functional import normalize
 
-from bitgen.evaluation.retrieval import Gallery, chance, rank_both, ranks, recall, retrieve, summarise
+from bitgen.evaluation.retrieval import (
+    Gallery,
+    chance,
+    embed,
+    evaluate_retrieval,
+    rank_both,
+    ranks,
+    recall,
+    retrieve,
+    summarise,
+)
+from tests import fakes
 
 
 def slow_rank(scores: list[float], relevant: list[bool]) -> int:
@@ -132,3 +143,29 @@ def test_a_photograph_that_stands_twice_is_not_its_own_distractor():
     image_ranks, text_ranks = rank_both(gallery)
     assert image_ranks.tolist() == [1, 1, 1]
     assert text_ranks.tolist() == [1, 1, 1]
+
+
+def test_a_model_is_evaluated_over_all_texts_of_all_batches():
+    batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)]
+    found = evaluate_retrieval(fakes.model().eval(), batches)
+    assert (found["images"], found["texts"]) == (5, 10)
+
+
+def test_a_models_recall_is_that_of_its_similarity_matrix():
+    model, batch = fakes.model().eval(), fakes.fake_batch(6, seed=1)
+    images = model.encode_image(batch.images).embedding
+    texts = model.encode_text(batch.token_ids, batch.token_mask).embedding
+    assert evaluate_retrieval(model, [batch])["t2i"] == retrieve(images @ texts.T, batch.text_image)["t2i"]
+
+
+def test_embeddings_do_not_depend_on_the_other_images_of_a_batch():
+    model = fakes.model().eval()
+    one, two = fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)
+    both, alone = embed(model, [one, two]), embed(model, [two])
+    torch.testing.assert_close(both.images[3:], alone.images)
+    torch.testing.assert_close(both.texts[6:], alone.texts)
+
+
+def test_nothing_to_retrieve_is_refused():
+    with pytest.raises(ValueError, match="expected one or more images with texts"):
+        evaluate_retrieval(fakes.model().eval(), [])

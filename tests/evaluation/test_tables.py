@@ -1,0 +1,71 @@
+import pytest
+
+from bitgen.evaluation.tables import Table, grounding_table, mean, plain, retrieval_table
+
+DIRECTION = {"r1": 0.125, "r5": 0.5, "r10": 1.0, "median_rank": 5.5}
+CHANCE = {"r1": 0.01, "r5": 0.05, "r10": 0.1}
+RETRIEVAL = {
+    "t2i": DIRECTION, "i2t": DIRECTION, "rsum": 3.25, "images": 1200, "texts": 6000, "chance": {"t2i": CHANCE, "i2t": CHANCE}
+}  # fmt: skip
+SHARES = {
+    "acc25": 0.9,
+    "acc50": 0.5,
+    "acc75": 0.1,
+    "mean_iou": 0.45,
+    "giou50": 0.4,
+    "any_box_acc50": 0.6,
+    "pointing": 0.7,
+}
+GROUNDING = {
+    **SHARES, "phrases": 10, "dropped": {}, "not_finite": 0,
+    "controls": {"constant_box": {**SHARES, "phrases": 10, "box": [0.0] * 4, "fitted_on": "train"}},
+}  # fmt: skip
+RESULTS = {
+    "train": {"retrieval": RETRIEVAL, "datasets": {"coarse/a": {"retrieval": RETRIEVAL, "samples": 1200}}},
+    "heldout": {"grounding": GROUNDING, "datasets": {"eval/b": {"grounding": GROUNDING, "samples": 5}}},
+}
+
+
+def test_the_mean_of_one_set_is_the_set():
+    assert mean([RETRIEVAL]) == RETRIEVAL
+
+
+def test_shares_are_averaged_and_counts_added():
+    other = {**RETRIEVAL, "t2i": {**DIRECTION, "r1": 0.375}, "images": 800}
+    found = mean([RETRIEVAL, other])
+    assert found["t2i"]["r1"] == pytest.approx(0.25)
+    assert found["images"] == 2000
+    assert found["chance"]["t2i"]["r5"] == pytest.approx(0.05)
+
+
+def test_what_is_neither_a_share_nor_a_count_has_no_mean():
+    found = mean([GROUNDING, GROUNDING])
+    assert "box" not in found["controls"]["constant_box"]
+    assert "fitted_on" not in found["controls"]["constant_box"]
+    assert found["controls"]["constant_box"]["phrases"] == 20
+
+
+def test_retrieval_is_shown_in_percent_with_chance_under_it():
+    found = retrieval_table(RESULTS)
+    assert found.rows[0] == (
+        "train: coarse/a", "1,200", "6,000", "12.5", "50.0", "100.0", "5.5", "12.5", "50.0", "100.0", "5.5"
+    )  # fmt: skip
+    assert found.rows[1] == ("chance", "", "", "1.0", "5.0", "10.0", "", "1.0", "5.0", "10.0", "")
+    assert found.lesser == (1,)
+
+
+def test_grounding_is_shown_with_its_controls_under_it():
+    found = grounding_table(RESULTS)
+    assert found.rows[0] == ("held out: eval/b", "10", "50.0", "45.0", "90.0", "10.0", "60.0", "70.0")
+    assert found.rows[1][0] == "constant box, fitted on train"
+
+
+def test_several_sets_of_a_split_have_a_mean_row():
+    sets = {"eval/a": {"grounding": GROUNDING}, "eval/b": {"grounding": GROUNDING}}
+    found = grounding_table({"heldout": {"datasets": sets, "grounding": mean([GROUNDING, GROUNDING])}})
+    assert [row[0] for row in found.rows[::2]] == ["held out: eval/a", "held out: eval/b", "held out: mean of 2"]
+
+
+def test_a_plain_table_is_aligned():
+    drawn = plain(Table(("set", "R@1"), (("a", "5.0"), ("chance", "10.0")), (1,)))
+    assert drawn.splitlines() == ["set        R@1", "--------------", "a          5.0", "  chance  10.0"]
