@@ -16,6 +16,7 @@ import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
 from email.message import Message
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -52,8 +53,8 @@ class Manners:
     max_bytes: int = 32 << 20
     per_host: int = 8
     """Images that one process asks of one host at a time."""
-    allow_private: bool = False
-    """Allow addresses that are not public. For tests against a local server only."""
+    private: tuple[str, ...] = ()
+    """`host:port` that may be asked although they are not public: for tests against a local server."""
 
 
 class Answer:
@@ -86,8 +87,8 @@ class PoliteOpener(urllib.request.OpenerDirector):
         self._inner = urllib.request.OpenerDirector()
         context = ssl.create_default_context()
         for handler in (
-            _HttpHandler(manners.allow_private),
-            _HttpsHandler(manners.allow_private, context),
+            _HttpHandler(manners.private),
+            _HttpsHandler(manners.private, context),
             urllib.request.HTTPRedirectHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -188,50 +189,50 @@ def _retry_after_s(headers: Message) -> float:
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else 0.0
 
 
-def _connect_public(
-    address: tuple[str, int], timeout: float | None = None, source_address: tuple[str, int] | None = None
+def _connect(
+    address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None, private: tuple[str, ...]
 ) -> socket.socket:
-    """`socket.create_connection` to public addresses only: the address is judged that is connected to."""
+    """`socket.create_connection` to public addresses, and to `private` ones: judged is what is connected to."""
     host, port = address
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    public = [ip for ip in found if is_public(ip)]
-    if not public:
+    allowed = found if f"{host}:{port}" in private else [ip for ip in found if is_public(ip)]
+    if not allowed:
         raise RefusedError("private_address", f"{host} is {', '.join(sorted(set(found)))}")
-    for last, ip in enumerate(public, 1):
+    for last, ip in enumerate(allowed, 1):
         try:
             return socket.create_connection((ip, port), timeout, source_address)
         except OSError:
-            if last == len(public):
+            if last == len(allowed):
                 raise
     raise AssertionError("the last address returns or raises")
 
 
-class _PublicHttp(http.client.HTTPConnection):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+class _Http(http.client.HTTPConnection):
+    def __init__(self, *args: Any, private: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._create_connection = _connect_public
+        self._create_connection = partial(_connect, private=private)
 
 
-class _PublicHttps(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+class _Https(http.client.HTTPSConnection):
+    def __init__(self, *args: Any, private: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._create_connection = _connect_public
+        self._create_connection = partial(_connect, private=private)
 
 
 class _HttpHandler(urllib.request.HTTPHandler):
-    def __init__(self, allow_private: bool) -> None:
+    def __init__(self, private: tuple[str, ...]) -> None:
         super().__init__()
-        self._connection = http.client.HTTPConnection if allow_private else _PublicHttp
+        self._private = private
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req)
+        return self.do_open(partial(_Http, private=self._private), req)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, allow_private: bool, context: ssl.SSLContext) -> None:
+    def __init__(self, private: tuple[str, ...], context: ssl.SSLContext) -> None:
         super().__init__(context=context)
+        self._private = private
         self._shared = context
-        self._connection = http.client.HTTPSConnection if allow_private else _PublicHttps
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._connection, req, context=self._shared)
+        return self.do_open(partial(_Https, private=self._private), req, context=self._shared)
