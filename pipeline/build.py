@@ -32,7 +32,7 @@ from pipeline.manifest import Manifest, Source
 from pipeline.progress import progress
 from pipeline.rows import Candidate
 from pipeline.survey import Chunk, Fate, survey
-from pipeline.workers import each
+from pipeline.workers import Workers
 from pipeline.write import ShardDone, ShardTask, write_shard
 from shards.format import FORMAT_VERSION, ShardError, shard_name
 from shards.index import DATASET, ShardIndex, write_index
@@ -63,6 +63,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What one source has to know of the others."""
+
+    blocked: BlockList
+    looks: Looks
+    """Of the evaluation sets on disk."""
+    digests: set[str]
+    """Of all images of the sources before it."""
+
+
+@dataclass(frozen=True)
 class Built:
     """A finished dataset."""
 
@@ -80,22 +91,22 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
     """
     raw = data / "raw"
-    with locked(data / "shards"):
+    with locked(data / "shards"), Workers(options.workers) as workers:
         log.info("reading annotations for the hold-out rule")
         blocked = block_list(manifests, raw, lambda source: read(source, raw))
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
-        looks, seen = Looks(), set[str]()
+        others = Others(blocked, Looks(), set())
         sources = [source for manifest in manifests for source in manifest.sources]
         for source in sorted(sources, key=lambda s: s.role != "eval"):
             folder = data / "shards" / source.dataset
             if source in wanted:
-                yield _build_source(source, raw, folder, blocked, looks, seen, options)
+                yield _build_source(source, raw, folder, others, options, workers)
             if (folder / DATASET).exists():
                 images = pq.read_table(folder / IMAGES).to_pylist()
-                seen.update(image["sha256"] for image in images)
+                others.digests.update(image["sha256"] for image in images)
                 if source.role == "eval":
                     for image in images:
-                        looks.add(image["sha256"], image["look"], f"{source.dataset} {image['key']}")
+                        others.looks.add(image["sha256"], image["look"], f"{source.dataset} {image['key']}")
             elif source.role == "eval":
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
 
@@ -109,12 +120,10 @@ def read(source: Source, raw: Path) -> Iterator[Candidate]:
     return READERS[source.reader](source, raw / source.manifest)
 
 
-def _build_source(
-    source: Source, raw: Path, folder: Path, blocked: BlockList, looks: Looks, seen: set[str], options: Options
-) -> Built:
+def _build_source(source: Source, raw: Path, folder: Path, others: Others, options: Options, workers: Workers) -> Built:
     check_files(source, raw)
     locate = locate_for(source, raw)
-    inputs = _inputs(source, raw, blocked, looks, options)
+    inputs = _inputs(source, raw, others, options)
     if dataset := _finished(folder, inputs, locate):
         return Built(folder, dataset, is_new=False)
     (folder / DATASET).unlink(missing_ok=True)
@@ -122,12 +131,12 @@ def _build_source(
     # First pass: every image is opened, by the workers.
     parts: list[Path] = []
     with progress(f"{source.dataset}: looking", None, "images") as bar:
-        for done in each(survey, _chunks(source, raw, folder, blocked, locate, options), options.workers):
+        for done in workers.each(survey, _chunks(source, raw, folder, others.blocked, locate, options)):
             parts.append(_part(folder, len(parts)))
             bar.update(done)
 
     # Between the passes: what goes in, and the ledger.
-    plan = decide(parts, looks if source.role == "train" else None)
+    plan = decide(parts, others.looks if source.role == "train" else None)
     with progress(f"{source.dataset}: ledger", None, "rows"):
         counts = write_ledger(folder, ledger_lines(parts, plan, source.name))
     _check_counts(source, counts, plan, folder)
@@ -136,7 +145,7 @@ def _build_source(
     tasks = _tasks(source, folder, parts, plan, options)
     written: list[ShardDone] = []
     with progress(f"{source.dataset}: writing", len(plan.images), "images") as bar:
-        for shard in each(write_shard, tasks, options.workers):
+        for shard in workers.each(write_shard, tasks):
             written.append(shard)
             bar.update(shard.listed["samples"])
     dataset = _finish(
@@ -146,9 +155,9 @@ def _build_source(
         plan,
         {
             "inputs": inputs,
-            "holdout_sha256": blocked.sha256,
+            "holdout_sha256": others.blocked.sha256,
             "counts": dict(sorted(counts.items())),
-            "duplicates_across_sources": sum(image.sha256 in seen for image in plan.images),
+            "duplicates_across_sources": sum(image.sha256 in others.digests for image in plan.images),
             "sample_side_px": options.shorter_side_px,
             "limit": options.limit,
         },
@@ -232,22 +241,24 @@ def _finish(
         **{what: sum(shard.totals[what] for shard in written) for what in ("texts", "phrases", "boxes")},
         "shards": [dict(shard.listed) for shard in written],
     }
-    for stale in set(folder.glob("*.tar")) - {folder / shard.listed["file"] for shard in written}:
-        stale.unlink()
+    current = {shard.listed["file"] for shard in written}
+    for stale in (p for pattern in ("*.tar", "*.partial", ".*.tmp") for p in folder.glob(pattern)):
+        if stale.name not in current:
+            stale.unlink()
     write_json(folder / DATASET, dataset)
     shutil.rmtree(folder / ".parts")
     return dataset
 
 
-def _inputs(source: Source, raw: Path, blocked: BlockList, looks: Looks, options: Options) -> str:
+def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
     """Digest of all that a dataset depends on, but for its images."""
     said = [
         BUILD_VERSION,
         FORMAT_VERSION,
         asdict(source),
         [digest_of(raw / source.manifest / path) for path in source.annotations],
-        blocked.sha256,
-        looks.sha256 if source.role == "train" else "",
+        others.blocked.sha256,
+        others.looks.sha256 if source.role == "train" else "",
         options.limit,
         options.shorter_side_px,
     ]

@@ -18,7 +18,8 @@ from shards.format import ShardError, image_extension
 
 MAX_IMAGE_BYTES = 64 << 20
 MIN_SIDE_PX = 16
-EXIF_ORIENTATION = 0x0112
+FORMATS = ("JPEG", "PNG", "WEBP")
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def open_image(data: bytes, apply_orientation: bool) -> Image.Image:
     """
     try:
         image_extension(data)
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as header:
-            size, orientation = header.size, header.getexif().get(EXIF_ORIENTATION, 1)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            size, orientation = header.size, header.getexif().get(_EXIF_ORIENTATION, 1)
         if size[0] * size[1] > MAX_PIXELS:
             raise ImageError("too_large", f"expected at most {MAX_PIXELS} pixels, found {size}")
         if min(size) < MIN_SIDE_PX:
@@ -148,6 +149,12 @@ def open_image(data: bytes, apply_orientation: bool) -> Image.Image:
     except (DecodeError, OSError, SyntaxError, EOFError) as error:
         raise ImageError("decode_error", str(error)) from error
     return _turned(image, orientation) if apply_orientation else image
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether the EXIF orientation of an image that `open_image` takes says other than upright."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        return header.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:

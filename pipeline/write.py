@@ -12,7 +12,7 @@ from PIL import Image
 
 from bitgen.record import Sample
 from pipeline.files import read_json, write_json
-from pipeline.survey import EXIF_ORIENTATION, Fate, inputs_of, open_image, read_part
+from pipeline.survey import Fate, inputs_of, is_turned, open_image, read_part
 from shards.format import Entry, ShardError, ShardWriter
 
 JPEG_QUALITY = 95
@@ -73,8 +73,10 @@ def write_shard(task: ShardTask) -> ShardDone:
     entries: list[Entry] = []
     with ShardWriter(task.path) as shard:
         for place, fate in _kept(task):
-            image, size = stored_bytes(_read(fate), task.apply_orientation, task.shorter_side_px)
-            sample = join(fate.candidate.sample, [Sample.from_json(line) for line in task.joined.get(place, ())])
+            sample = fate.candidate.sample
+            size = (sample.width, sample.height)
+            image, size = stored_bytes(_read(fate), size, task.apply_orientation, task.shorter_side_px)
+            sample = join(sample, [Sample.from_json(line) for line in task.joined.get(place, ())])
             digest = hashlib.sha256(image).hexdigest()
             entries.append(shard.add(replace(sample, width=size[0], height=size[1], sha256=digest), image))
     listed = {"file": task.path.name, "samples": len(entries), "bytes": shard.size_bytes, "sha256": shard.sha256}
@@ -95,23 +97,24 @@ def join(sample: Sample, others: list[Sample]) -> Sample:
     return replace(sample, texts=tuple(texts), ids=tuple(sorted(ids))) if others else sample
 
 
-def stored_bytes(data: bytes, apply_orientation: bool, shorter_side_px: int | None) -> tuple[bytes, tuple[int, int]]:
-    """What goes into a shard, and its (width, height): `data` itself unless it has to be turned or shrunk.
+def stored_bytes(
+    data: bytes, size: tuple[int, int], apply_orientation: bool, shorter_side_px: int | None
+) -> tuple[bytes, tuple[int, int]]:
+    """What goes into a shard of an image of (upright) `size`, and its size there: `data`, unless turned or shrunk.
 
-    What is re-encoded is so once, as a JPEG of `JPEG_QUALITY`.
+    What is re-encoded is so once, as a JPEG of quality `JPEG_QUALITY`.
     """
+    is_large = min(size) > (side_px := shorter_side_px or min(size))
+    if not is_large and not (apply_orientation and is_turned(data)):
+        return data, size
     image = open_image(data, apply_orientation)
-    with Image.open(io.BytesIO(data)) as header:
-        is_turned = apply_orientation and header.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-    if shorter_side_px is not None and min(image.size) > shorter_side_px:
-        scale = shorter_side_px / min(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if is_large:
+        scale = side_px / min(size)
+        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
-    elif not is_turned:
-        return data, image.size
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=JPEG_QUALITY)
-    return encoded.getvalue(), image.size
+    return encoded.getvalue(), size
 
 
 def _noted(note: Path, task: ShardTask) -> ShardDone | None:
