@@ -56,7 +56,7 @@ class AttentionPool(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(width) * 0.02)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # a bias would add the same to every score: softmax drops it
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, d] from [B, N, d]; `mask` [B, N] is true where a state counts."""

@@ -128,6 +128,8 @@ class VisionTower(nn.Module):
             raise ValueError(f"expected a LoRA rank of at least 1, came {lora_rank}")
         self.mode: Mode = mode
         self.backbone = backbone.requires_grad_(mode == "full")
+        for name in _UNUSED & dict(backbone.named_parameters()).keys():
+            backbone.get_parameter(name).requires_grad_(False)  # DDP would wait for its gradient
         if mode == "lora":
             self.backbone = _adapt(backbone, shape.num_hidden_layers, lora_rank, lora_alpha)
             if weights == "none":
