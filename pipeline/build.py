@@ -101,7 +101,7 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
             folder = data / "shards" / source.dataset
             if source in wanted:
                 yield _build_source(source, raw, folder, others, options, workers)
-            if (folder / DATASET).exists():
+            if (folder / DATASET).exists() and (folder / IMAGES).exists():
                 images = pq.read_table(folder / IMAGES).to_pylist()
                 others.digests.update(image["sha256"] for image in images)
                 if source.role == "eval":
@@ -271,7 +271,7 @@ def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | Non
         dataset = dict(ShardIndex.open(folder).dataset)
     except ShardError:
         return None
-    if dataset.get("inputs") != inputs:
+    if dataset.get("inputs") != inputs or not all((folder / name).is_file() for name in (IMAGES, LEDGER)):
         return None
     # An image that was missing may have come since; `_fate` notes its path or URL.
     lines = read_ledger(folder)

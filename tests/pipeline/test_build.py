@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from pipeline.build import BuildError
+from pipeline.build import BuildError, read
+from pipeline.crawl import CrawlSettings, crawl
 from pipeline.holdout import HoldoutError
+from pipeline.opener import Manners
 from pipeline.survey import MIN_SIDE_PX
 from shards.index import ShardIndex
+from tests import worlds
+from tests.servers import Page, Server
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import World
@@ -214,6 +219,13 @@ def test_an_up_to_date_dataset_is_left_alone(world: "World", paint: Paint) -> No
     before = {p: p.stat().st_mtime_ns for p in world.folder(source).iterdir()}
     assert [each.is_new for each in world.build()] == [False]
     assert {p: p.stat().st_mtime_ns for p in world.folder(source).iterdir()} == before
+
+
+def test_a_dataset_whose_ledger_was_deleted_is_built_anew(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1)})
+    world.build()
+    (world.folder(source) / "ledger.parquet").unlink()
+    assert [each.is_new for each in world.build()] == [True]
 
 
 def test_a_changed_annotation_file_is_built_anew(world: "World", paint: Paint) -> None:
@@ -430,3 +442,29 @@ def test_dataset_json_is_the_same_for_equal_input(world: "World", paint: Paint) 
     world.build()
     text = (world.folder(source) / "dataset.json").read_text()
     assert text == json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+
+
+def test_a_crawled_source_is_built_from_its_urls(world: "World", server: Server, tmp_path: Path) -> None:
+    source = replace(worlds.sbu(world.data / "raw/world", server.url("")), refusal_ceiling=1.0, samples_per_shard=2)
+    for seed, id in enumerate(worlds.FLICKR_IDS[:2]):
+        photo = worlds.write_photo(tmp_path / f"{seed}.jpg", seed + 1)
+        server.pages[f"/{id}_8f6b5d9be6.jpg"] = Page(photo, content_type="image/jpeg")
+    urls = [candidate.image for candidate in read(source, world.data / "raw")]
+    manners = Manners(private=(f"127.0.0.1:{server.port}",), retries=0)
+    crawl(urls, world.data / "raw/world/crawl", CrawlSettings(manners, processes=1, threads=2))
+    world.sources = [source]
+    world.build()
+    assert world.outcomes(source) == {
+        "sbu-captions-all.json#0": "kept",
+        "sbu-captions-all.json#1": "kept",
+        "sbu-captions-all.json#2": "kept",
+        "sbu-captions-all.json#3": "http_404",
+    }
+    assert [each.is_new for each in world.build()] == [False]
+
+
+def test_a_url_that_was_not_crawled_is_said_to_be_so(world: "World", server: Server) -> None:
+    source = replace(worlds.sbu(world.data / "raw/world", server.url("")), refusal_ceiling=1.0)
+    world.sources = [source]
+    with pytest.raises(BuildError, match=r"found none, rows \{'not_crawled': 4\}"):
+        world.build()
