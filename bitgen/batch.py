@@ -1,32 +1,27 @@
 """Bytes become tensors: decoded, cropped and tokenised by a pool of threads, packed into flat arrays, in order."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgen.image import MAX_PIXELS, DecodeError, Transform
+from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
 from bitgen.record import Sample, image_id
-from bitgen.row import Recipe, Row, choose_texts
+from bitgen.row import ATTEMPTS, BatchError, Recipe, Row, choose_texts, fill
 from bitgen.tokens import EOT, MAX_TOKENS, Tokenizer
 
 __all__ = ["Batch", "BatchError", "Item", "bucket", "choose_texts", "load", "whole"]
 
-log = logging.getLogger(__name__)
-
 BUCKETS = (16, 32, 64, 128, 256)
 """Token positions that a micro-batch's texts are padded to."""
-ATTEMPTS = 16
-"""Samples tried for one position before the run stops."""
-_ROWS_A_TASK = 4  # handing a task to a thread costs 20-30 us, an image 1,000
+_ROWS_A_TASK = 8
 
 
 @dataclass(frozen=True)
@@ -88,10 +83,6 @@ class Batch:
     `phrase_cropped`; samples `replaced`."""
 
 
-class BatchError(Exception):
-    """No batch can be made: an image does not decode, or too many do not."""
-
-
 class Planned(Protocol):
     """One rank's part of a micro-batch, as `shards.stream.Plan`."""
 
@@ -110,43 +101,61 @@ def bucket(longest: int) -> int:
     raise ValueError(f"expected at most {BUCKETS[-1]} tokens, found {longest}")
 
 
-def _pack(rows: Sequence[Row], images: Tensor, text_bucket: int) -> Batch:
-    words = [words for row in rows for words in row.words]
-    counts = np.array([len(row.words) for row in rows])
+def _pack(rows: Sequence[Row], images: NDArray[np.uint8], text_bucket: int) -> Batch:
+    """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
+    counts = np.array([len(row.words.texts) for row in rows])
     if not counts.all():
         raise BatchError(f"expected a text for every image, found none: {rows[int(counts.argmin())].sample.key}")
     first = np.cumsum(counts) - counts
-    token_ids = np.full((len(words), text_bucket), EOT, dtype=np.int64)
-    lengths = np.array([len(w.ids) for w in words])
-    for t, w in enumerate(words):
-        token_ids[t, : len(w.ids)] = w.ids
-    phrases = [(t, slot, *phrase) for t, w in enumerate(words) for slot, phrase in enumerate(w.phrases)]
-    boxes = np.concatenate([np.empty((0, 4)), *(phrase[4] for phrase in phrases)])
-    dropped = np.sum([row.dropped for row in rows], axis=0).tolist()
+    text_image = np.repeat(np.arange(len(rows)), counts)
+    texts = [ids for row in rows for ids in row.words.texts]
+    token_ids = np.full((len(texts), text_bucket), EOT, dtype=np.int64)
+    for t, ids in enumerate(texts):
+        token_ids[t, : len(ids)] = ids
+    lengths = np.array([len(ids) for ids in texts])
+
+    sizes = np.array([row.size for row in rows])
+    crops = np.array([row.crop for row in rows]) / np.tile(sizes, 2)
+    spans = np.array(
+        [(t + f, a, b) for row, f in zip(rows, first, strict=True) for t, a, b in row.words.spans], np.int64
+    )
+    before = np.cumsum([0, *(len(row.words.spans) for row in rows)])
+    boxes = np.array(
+        [(p + n, *box) for row, n in zip(rows, before, strict=False) for p, *box in row.words.boxes], np.float64
+    )
+    spans, boxes = spans.reshape(-1, 3), boxes.reshape(-1, 5)
+    box_phrase = boxes[:, 0].astype(np.int64)
+    moved, seen = move_boxes(boxes[:, 1:], crops[text_image[spans[box_phrase, 0]]])
+    kept = np.zeros(len(spans), dtype=bool)
+    kept[box_phrase[seen]] = True
+    phrase_text = spans[kept, 0]
+    # Phrases of a text are neighbours, so the slot is the distance from the text's first.
+    slots = np.arange(len(phrase_text)) - np.searchsorted(phrase_text, phrase_text)
     return Batch(
         keys=tuple(row.sample.key for row in rows),
-        positions=_whole([row.position for row in rows]),
-        image_ids=_whole([image_id(row.sample) for row in rows]),
-        images=images,
+        positions=torch.tensor([row.position for row in rows]),
+        image_ids=torch.tensor([image_id(row.sample) for row in rows]),
+        images=torch.from_numpy(images),
         token_ids=torch.from_numpy(token_ids),
         token_mask=torch.from_numpy(np.arange(text_bucket) < lengths[:, None]),
-        text_image=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
+        text_image=torch.from_numpy(text_image),
         first_text=torch.from_numpy(first),
         second_text=torch.from_numpy(np.where(counts > 1, first + 1, -1)),
-        phrase_text=_whole([phrase[0] for phrase in phrases]),
-        phrase_slot=_whole([phrase[1] for phrase in phrases]),
-        phrase_tokens=_whole([phrase[2:4] for phrase in phrases]).reshape(-1, 2),
-        boxes=torch.from_numpy(boxes.astype(np.float32)),
-        box_phrase=torch.from_numpy(np.repeat(np.arange(len(phrases)), [len(phrase[4]) for phrase in phrases])),
-        crops=torch.from_numpy(np.stack([row.crop for row in rows]).astype(np.float32)),
-        sizes=_whole([row.size for row in rows]),
-        max_slots=max((len(w.phrases) for w in words), default=0),
-        dropped=dict(zip(("span_truncated", "box_cropped", "phrase_cropped", "replaced"), dropped, strict=True)),
+        phrase_text=torch.from_numpy(phrase_text),
+        phrase_slot=torch.from_numpy(slots),
+        phrase_tokens=torch.from_numpy(spans[kept, 1:]),
+        boxes=torch.from_numpy(moved[seen].astype(np.float32)),
+        box_phrase=torch.from_numpy((np.cumsum(kept) - 1)[box_phrase[seen]]),
+        crops=torch.from_numpy(crops.astype(np.float32)),
+        sizes=torch.from_numpy(sizes),
+        max_slots=int(slots.max(initial=-1)) + 1,
+        dropped={
+            "span_truncated": sum(row.words.truncated for row in rows),
+            "box_cropped": int((~seen).sum()),
+            "phrase_cropped": int((~kept).sum()),
+            "replaced": sum(row.replaced for row in rows),
+        },
     )
-
-
-def _whole(values: Sequence[object]) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 def load(
@@ -208,53 +217,17 @@ class _Coming:
     ) -> None:
         side = recipe.transform.side_px
         self.bucket = plan.text_bucket
-        self.images = torch.empty((len(plan.positions), 3, side, side), dtype=torch.uint8)
+        self.images = np.empty((len(plan.positions), 3, side, side), dtype=np.uint8)
         starts = range(0, len(plan.positions), _ROWS_A_TASK)
         tasks = [(plan.positions[i : i + _ROWS_A_TASK], self.images[i : i + _ROWS_A_TASK]) for i in starts]
-        work = partial(_rows, draw, recipe, min(recipe.max_tokens, plan.text_bucket))
+        recipe = replace(recipe, max_tokens=min(recipe.max_tokens, plan.text_bucket))
+        work = partial(fill, draw, recipe)
         self.parts = [work(*task) if pool is None else pool.submit(work, *task) for task in tasks]
 
     def batch(self) -> Batch:
         """Waits for the workers. Raises what they raised."""
         rows = [row for part in self.parts for row in (part.result() if isinstance(part, Future) else part)]
         return _pack(rows, self.images, self.bucket)
-
-
-def _rows(
-    draw: Callable[[int, int], Item], recipe: Recipe, max_tokens: int, positions: tuple[int, ...], images: Tensor
-) -> list[Row]:
-    rows = []
-    for position, image in zip(positions, images, strict=True):
-        with _Note(f"while making the sample at position {position}"):
-            rows.append(_row(draw, recipe, max_tokens, position, image))
-    return rows
-
-
-def _row(draw: Callable[[int, int], Item], recipe: Recipe, max_tokens: int, position: int, image: Tensor) -> Row:
-    for attempt in range(ATTEMPTS):
-        item = draw(position, attempt)
-        try:
-            with _Note(f"of the sample {item.sample.key}"):
-                return recipe.row(item, image, max_tokens, attempt)
-        except DecodeError as error:
-            log.warning("replaced %s at position %d: %s", item.sample.key, position, error)
-    raise BatchError(f"expected an image that decodes in {ATTEMPTS} draws, found none: position {position}")
-
-
-class _Note:
-    """Adds `text` to whatever is raised inside."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            error.add_note(self.text)
 
 
 def whole(
@@ -268,11 +241,11 @@ def whole(
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
     recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = torch.empty((len(items), 3, side_px, side_px), dtype=torch.uint8)
+    images = np.empty((len(items), 3, side_px, side_px), dtype=np.uint8)
     rows = []
     for item, image in zip(items, images, strict=True):
         try:
-            rows.append(recipe.row(item, image, max_tokens))
+            rows.append(recipe.row(item, recipe.words(item), image))
         except DecodeError as error:
             raise BatchError(f"{error}: {item.sample.key}") from error
-    return _pack(rows, images, bucket(max(len(words.ids) for row in rows for words in row.words)))
+    return _pack(rows, images, bucket(max((len(ids) for row in rows for ids in row.words.texts), default=0)))

@@ -118,24 +118,25 @@ class Transform:
     def resize(self, pixels: Tensor, crop: Crop) -> Tensor:
         """[3, side, side] uint8 from [3, H, W] uint8: bicubic with antialiasing, within 0.005 of Pillow's on average.
 
-        On x86 this runs on the calling thread alone (AVX2 kernel: measured, CPU time equals wall time), so decoding
-        threads need no `torch.set_num_threads`, which would leak into every thread that the process starts later.
+        On x86 this runs on the calling thread alone (AVX2 kernel: CPU time equals wall time), so decoding threads need
+        no `torch.set_num_threads`, which would leak into every thread that the process starts later.
         """
         x0, y0, x1, y1 = crop
         side = (self.side_px, self.side_px)
         return interpolate(pixels[None, :, y0:y1, x0:x1], side, mode="bicubic", antialias=True)[0]
 
 
-def move_boxes(boxes: NDArray[np.float64], crop: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def move_boxes(boxes: NDArray[np.float64], crops: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Boxes as the model sees them, and which of them it sees at least half of.
 
     Args:
         boxes: [N, 4], corners in fractions of the stored image.
-        crop: [4], likewise.
+        crops: [N, 4] or [4], likewise.
 
     Returns [N, 4], corners in fractions of the crop, cut at its edges, and [N] bool.
     """
-    origin, size = np.tile(crop[:2], 2), np.tile(crop[2:] - crop[:2], 2)
+    origin = np.concatenate([crops[..., :2]] * 2, axis=-1)
+    size = np.concatenate([crops[..., 2:] - crops[..., :2]] * 2, axis=-1)
     moved = (boxes - origin) / size
     seen = moved.clip(0.0, 1.0)
     return seen, _areas(seen) >= KEPT_AREA * _areas(moved)

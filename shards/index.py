@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+_NUMBERS = tuple(field.name for field in SCHEMA if pa.types.is_integer(field.type))
 _ROWS = 65536
 """Rows of each record batch but the last, so that a row number gives its batch by a shift."""
 _OPEN_SHARDS = 64
@@ -98,10 +99,7 @@ class ShardIndex:
         self._batches = table.to_batches()
         self._tokens = [_Ragged(b.column("tokens")) for b in self._batches]
         self._phrases = [_Ragged(b.column("phrases")) for b in self._batches]
-        self._numbers = {
-            name: [b.column(name).to_numpy() for b in self._batches]
-            for name in ("image_id", "shard", "image_offset", "image_size", "json_offset", "json_size", "boxes")
-        }
+        self._numbers = {name: [b.column(name).to_numpy() for b in self._batches] for name in _NUMBERS}
         self._rows = table.num_rows
         shards = _column(self._numbers["shard"])
         self.shard_sizes: tuple[int, ...] = tuple(np.bincount(shards, minlength=len(dataset["shards"])).tolist())
@@ -149,8 +147,15 @@ class ShardIndex:
         """Row `i` as a value. Raises `IndexError` for a row that is not there."""
         if not 0 <= i < self._rows:
             raise IndexError(f"expected a sample within {self._rows}, found {i}: {self.folder}")
-        row = self._batches[i // _ROWS].slice(i % _ROWS, 1).to_pylist()[0]
-        return Entry(**{**row, "tokens": tuple(row["tokens"]), "phrases": tuple(row["phrases"])})
+        batch, row = divmod(i, _ROWS)
+        numbers = {name: int(column[batch][row]) for name, column in self._numbers.items()}
+        return Entry(
+            key=self.key(i),
+            extension=self._batches[batch].column("extension")[row].as_py(),
+            tokens=tuple(self.tokens(i).tolist()),
+            phrases=tuple(self.phrases(i).tolist()),
+            **numbers,
+        )
 
     def read(self, i: int) -> tuple[Sample, bytes]:
         """Sample `i` and its encoded image.

@@ -29,7 +29,10 @@ class Plan:
     text_bucket: int = 16
 
 
-def item(position, texts=(Text("a dog"),), epoch=0, image=None):
+DOG = (Text("a dog"),)
+
+
+def item(position, texts=DOG, epoch=0, image=None):
     """An item of a 40x30 photograph of noise, of its own for every position."""
     if image is None:
         noise = np.random.default_rng(position).integers(0, 256, (30, 40, 3), dtype=np.uint8)
