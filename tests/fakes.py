@@ -53,14 +53,14 @@ def model(seed: int = 0, **fields: Any) -> BitGen:
 def config(phase: Phase = "coarse", *, loss: dict[str, Any] | None = None, **changes: dict[str, Any]) -> TrainConfig:
     """A phase at demo size, shrunk: 8 steps of 4 images, thawed at step 4, `MODEL`; `changes` by section."""
     shrunk = configure(phase, "demo")
-    data = replace(shrunk.data, image_px=SIDE, workers=1, **changes.get("data", {}))
+    data = {"image_px": SIDE, "workers": 1} | changes.get("data", {})
     optim = {"batch": 4, "accumulation": 1, "epochs": 2, "lr": 1e-3, "lora_warmup_epochs": 1.0, "warmup_steps": 2}
     optim |= changes.get("optim", {})
     run = {"log_every": 1, "checkpoint_every": 100, "device": "cpu", "name": "tiny"} | changes.get("run", {})
     losses = {"queue": 8, "episode": 4, "episode_share": 1.0} | (loss or {})
     return replace(
         shrunk,
-        data=data,
+        data=replace(shrunk.data, **data),
         model=replace(MODEL, **changes.get("model", {})),
         optim=replace(shrunk.optim, **optim),
         loss=replace(shrunk.loss, **losses),

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -147,6 +150,62 @@ class RunConfig:
     """Also log to Weights & Biases (project bitgen; the key comes from the environment)."""
 
 
+RANGES: Mapping[str, str] = {
+    "data.samples_per_epoch": "[0, inf)",
+    "data.image_px": "[1, inf)",
+    "data.crop_scale_min": "(0, 1]",
+    "data.texts_per_image": "[1, inf)",
+    "data.max_tokens": "[3, 256]",
+    "data.workers": "[0, inf)",
+    "model.vision.lora_rank": "[1, inf)",
+    "model.vision.lora_alpha": "(0, inf)",
+    "model.vision.random_width": "[1, inf)",
+    "model.vision.random_layers": "[1, inf)",
+    "model.vision.random_heads": "[1, inf)",
+    "model.vision.random_patch_px": "[1, inf)",
+    "model.width": "[4, inf)",
+    "model.compressor_width": "[1, inf)",
+    "model.heads": "[1, inf)",
+    "model.ffn": "[1, inf)",
+    "model.text_layers": "[1, inf)",
+    "model.fusion_layers": "[1, inf)",
+    "model.decoder_layers": "[1, inf)",
+    "model.grounding_layers": "[1, inf)",
+    "model.memory_slots": "[1, inf)",
+    "model.temperature": "[0.01, 0.5]",
+    "optim.batch": "[2, inf)",  # a contrast needs a negative
+    "optim.accumulation": "[1, inf)",
+    "optim.epochs": "[1, inf)",
+    "optim.lr": "(0, inf)",
+    "optim.ternary_lr_scale": "[0, inf)",
+    "optim.lora_lr_scale": "[0, inf)",
+    "optim.weight_decay": "[0, inf)",
+    "optim.beta1": "[0, 1)",
+    "optim.beta2": "[0, 1)",
+    "optim.warmup_steps": "[0, inf)",
+    "optim.lr_final": "[0, 1]",
+    "optim.clip": "(0, inf)",
+    "optim.lora_warmup_epochs": "[0, inf)",
+    "loss.itc": "[0, inf)",
+    "loss.itm": "[0, inf)",
+    "loss.text": "[0, inf)",
+    "loss.grounding": "[0, inf)",
+    "loss.region": "[0, inf)",
+    "loss.memory_kl": "[0, inf)",
+    "loss.queue": "[0, inf)",
+    "loss.label_smoothing": "[0, 1)",
+    "loss.episode": "[1, inf)",
+    "loss.episode_share": "(0, 1]",
+    "run.seed": "[0, 2147483648)",
+    "run.log_every": "[1, inf)",
+    "run.checkpoint_every": "[1, inf)",
+    "run.keep": "[1, inf)",
+    "run.validate_every": "[0, inf)",
+    "run.patience": "[0, inf)",
+}
+"""What each number may be."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     phase: Literal["coarse", "fine"] = "coarse"
@@ -157,29 +216,24 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        model, optim, data = self.model, self.optim, self.data
+        for name, interval in RANGES.items():
+            found = reduce(getattr, name.split("."), self)
+            _hold(_is_within(found, interval), name, f"within {interval}", found)
+        model, vision, data = self.model, self.model.vision, self.data
         _hold(model.width % (4 * model.heads) == 0, "model.width", "a multiple of 4 x model.heads", model.width)
-        _hold(
-            0 < model.fusion_layers <= model.text_layers,
-            "model.fusion_layers",
-            "1 to model.text_layers",
-            model.fusion_layers,
-        )
-        _hold(0 < data.crop_scale_min <= 1, "data.crop_scale_min", "within (0, 1]", data.crop_scale_min)
-        _hold(data.texts_per_image >= 1, "data.texts_per_image", "1 or more", data.texts_per_image)
-        _hold(2 < data.max_tokens <= 256, "data.max_tokens", "3 to 256", data.max_tokens)
-        _hold(data.image_px > 0, "data.image_px", "a positive size", data.image_px)
-        _hold(all(w >= 0 for w in data.mixture.values()), "data.mixture", "weights of 0 or more", data.mixture)
-        _hold(optim.batch >= 2, "optim.batch", "2 or more (a contrast needs a negative)", optim.batch)
-        _hold(optim.accumulation >= 1, "optim.accumulation", "1 or more", optim.accumulation)
-        _hold(optim.epochs >= 1, "optim.epochs", "1 or more", optim.epochs)
-        _hold(optim.lr > 0, "optim.lr", "a positive rate", optim.lr)
-        _hold(0 < self.loss.episode_share <= 1, "loss.episode_share", "within (0, 1]", self.loss.episode_share)
-        _hold(0.01 <= model.temperature <= 0.5, "model.temperature", "0.01 to 0.5", model.temperature)
-        name = self.run.name
-        _hold(
-            bool(name) and not name.startswith((".", "/")) and ".." not in name, "run.name", "a plain folder name", name
-        )
+        for name, most in (("fusion_layers", "text_layers"), ("memory_slots", "width")):
+            value = getattr(model, name)
+            _hold(value <= getattr(model, most), f"model.{name}", f"model.{most} at most", value)
+        if vision.weights == "random":
+            width, patch = vision.random_width, vision.random_patch_px
+            _hold(width % vision.random_heads == 0, "model.vision.random_width", "a multiple of random_heads", width)
+            _hold(data.image_px % patch == 0, "data.image_px", f"a multiple of the patch, {patch}", data.image_px)
+        weights = data.mixture.values()
+        draws = all(0 <= weight < math.inf for weight in weights) and (not data.mixture or any(weights))
+        _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)
+        for name in (*data.mixture, *data.validation):
+            _hold(_is_folder_name(name), "data.mixture", "plain folder names", name)
+        _hold(_is_folder_name(self.run.name), "run.name", "a plain folder name", self.run.name)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
@@ -199,6 +253,16 @@ def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
         raise ConfigError(f"expected {name} to be {expected}, found {found!r}")
 
 
+def _is_within(value: float, interval: str) -> bool:
+    low, high = (float(bound) for bound in interval[1:-1].split(", "))
+    above = value > low or (interval[0] == "[" and value == low)
+    return above and (value < high or (interval[-1] == "]" and value == high))
+
+
+def _is_folder_name(name: str) -> bool:
+    return bool(name) and not name.startswith((".", "/")) and ".." not in name
+
+
 def _build(kind: Any, fields: Any, where: str) -> Any:
     if not isinstance(fields, dict):
         raise ConfigError(f"expected {where} to be an object, found {fields!r}")
@@ -206,26 +270,24 @@ def _build(kind: Any, fields: Any, where: str) -> Any:
     unknown = sorted(set(fields) - set(hints))
     if unknown:
         raise ConfigError(f"expected the fields of {kind.__name__} in {where}, found {unknown[0]!r}")
-    values = {}
-    for name, value in fields.items():
-        hint, place = hints[name], f"{where}.{name}"
-        if dataclasses.is_dataclass(hint):
-            values[name] = _build(hint, value, place)
-        elif get_origin(hint) is tuple:
-            values[name] = tuple(value)
-        else:
-            _check_type(hint, value, place)
-            values[name] = value
-    return kind(**values)
+    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in fields.items()})
 
 
-def _check_type(hint: Any, value: Any, where: str) -> None:
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """`value` from JSON as a field of type `hint`. Raises `ConfigError` where it is of another."""
     origin = get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
     if origin is Literal:
         if value not in get_args(hint):
             raise ConfigError(f"expected {where} to be one of {get_args(hint)}, found {value!r}")
-    else:
-        kind = origin or hint
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"expected {where} of type {kind.__name__}, found {value!r}")
+        return value
+    kind = list if origin is tuple else origin or hint
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"expected {where} of type {kind.__name__}, found {value!r}")
+    if isinstance(value, list):
+        return tuple(_value(get_args(hint)[0], item, f"{where}.{i}") for i, item in enumerate(value))
+    if isinstance(value, dict):
+        return {name: _value(get_args(hint)[1], item, f"{where}.{name}") for name, item in value.items()}
+    return value
