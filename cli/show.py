@@ -23,6 +23,8 @@ class Arguments:
     """A run folder, a dataset folder, or a data folder that holds shards/."""
     out: Path | None = None
     """Where the page goes; by default report.html in the run folder, or data.html in the data folder."""
+    data: Path | None = None
+    """For a run: the folder that holds shards/; by default the one that the run was trained from."""
     samples: int = 12
     """Images shown, over all datasets; at least one of each."""
     seed: int = 0
@@ -53,8 +55,10 @@ def show(arguments: Arguments) -> Path:
     if is_run(path):
         out = arguments.out or run_of(path) / "report.html"
         print(f"showing the run {run_of(path)}", file=sys.stderr)
-        page = run_page(path, arguments.samples, arguments.seed)
+        page = run_page(path, arguments.data, arguments.samples, arguments.seed)
     else:
+        if arguments.data is not None:
+            raise PageError(f"expected --data with a run only, found it with {path}")
         out = arguments.out or path / "data.html"
         print(f"showing the datasets of {path}", file=sys.stderr)
         page = data_page(path, arguments.samples, arguments.seed)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bitgen.evaluation.curves import curves, read_log, training_time_s
 from bitgen.evaluation.page import (
-    TINY_IMAGES,
     Html,
     count,
     document,
@@ -15,6 +14,7 @@ from bitgen.evaluation.page import (
     paragraph,
     size_warning,
     table,
+    warning_of_size,
 )
 from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
 from bitgen.model.bitgen import BitGen
@@ -53,18 +53,24 @@ def run_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
-def run_page(path: Path, samples: int, seed: int) -> str:
+def run_page(path: Path, root: Path | None, samples: int, seed: int) -> str:
     """The report of a run. Raises `PageError` where it has no readable configuration.
 
     What is missing (checkpoints, results, datasets) is said on the page; the rest is shown.
+
+    Args:
+        path: a run folder, or one of its checkpoint folders.
+        root: the data folder, which holds shards/; by default that of the run's configuration.
+        samples: images shown, half of them trained on.
+        seed: which images.
     """
     chain = chain_of(run_of(path))
     run = chain[-1]
     model, state, missing = _model(path)
-    sets, lost = _sets(run.config)
+    sets, lost = _sets(run.config, root)
     results = read_json(run.folder / "results.json") or {}
     sections = [
-        ("Summary", join((summary(chain, model, state, sets), lineage_table(chain)))),
+        ("Summary", join((_warning(sets), summary(chain, model, state, sets), lineage_table(chain)))),
         ("Curves", curves([read_log(r.label, r.folder / "metrics.jsonl") for r in chain])),
         ("Results", result_tables(results, run.folder)),
     ]
@@ -72,8 +78,6 @@ def run_page(path: Path, samples: int, seed: int) -> str:
         sections += predictions(model, run.config, sets, samples, seed)
     else:
         sections.append(("Predictions", paragraph(f"Not shown: {missing or lost}.", "muted")))
-    warning = join([_tiny(sets)])
-    sections[0] = (sections[0][0], join((warning, sections[0][1])))
     return document(f"Run: {run.config.run.name}", f"{run.folder}, seed {seed}", sections, "made by bitgen-show")
 
 
@@ -145,7 +149,8 @@ def result_tables(results: dict, folder: Path) -> Html:
         return paragraph(f"None yet: bitgen-eval {folder} makes them.", "muted")
     try:
         tables = [retrieval_table(results), grounding_table(results)]
-        notes = [paragraph(str(note), "warning") for note in results.get("notes", [])]
+        said = size_warning(results.get("train_photographs", 0))  # stands at the top of the page already
+        notes = [paragraph(str(note), "warning") for note in results.get("notes", []) if note != said]
         lead = f"Of {results['checkpoint']}, by bitgen-eval. Rows set back are chance levels and controls."
     except (KeyError, TypeError, AttributeError) as error:
         return paragraph(f"results.json cannot be read: expected what bitgen-eval writes, found {error!r}.", "warning")
@@ -165,16 +170,15 @@ def _model(path: Path) -> tuple[BitGen | None, State | None, str]:
         return None, None, str(error)
 
 
-def _sets(config: TrainConfig) -> tuple[Sets | None, str]:
+def _sets(config: TrainConfig, root: Path | None) -> tuple[Sets | None, str]:
     try:
-        return open_sets(config, Path(config.data.root)), ""
+        return open_sets(config, Path(config.data.root) if root is None else root), ""
     except (ResultsError, ShardError) as error:
         return None, str(error)
 
 
-def _tiny(sets: Sets | None) -> Html:
-    trained = len(sets.train_photographs()) if sets is not None and sets.train else TINY_IMAGES
-    return paragraph(size_warning(trained), "warning") if trained < TINY_IMAGES else Html("")
+def _warning(sets: Sets | None) -> Html:
+    return warning_of_size(len(sets.train_photographs())) if sets is not None and sets.train else Html("")
 
 
 def _duration(seconds: float) -> str:

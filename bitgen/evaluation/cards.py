@@ -83,6 +83,7 @@ def grounding_card(sample: Sample, batch: Batch, boxes: Tensor, heat: Tensor, to
     asked = (batch.phrase_text == row).nonzero()[:, 0].tolist()
     side = batch.images.shape[-1]
     uri = tensor_uri(batch.images[0])
+    small = photo_uri(batch.images[0])
     true = [batch.boxes[batch.box_phrase == phrase] for phrase in asked]
     iou = aligned_overlap(boxes, enclose(batch.boxes, batch.box_phrase, len(boxes)))
     ids = batch.token_ids[row].tolist()
@@ -102,7 +103,7 @@ def grounding_card(sample: Sample, batch: Batch, boxes: Tensor, heat: Tensor, to
         if len(maps) < HEAT_MAPS:
             tint = heat_uri(heat[phrase])
             white = [Outline(_corners(target), WHITE, name) for target in targets]
-            shown = picture(uri, side, side, white, says=f"heat-map of {name}", shown_px=HEAT_PX, heat=tint)
+            shown = picture(small, side, side, white, says=f"heat-map of {name}", shown_px=HEAT_PX, heat=tint)
             likeliest = heat[phrase].sigmoid().max().item()
             maps.append(framed(shown, f"{name}, at most {likeliest:.2f}"))
     main = picture(uri, side, side, outlines, says=f"{sample.key} with true and predicted boxes", shown_px=SEEN_PX)

@@ -45,10 +45,13 @@ def picture(
     """
     scale = shown_px / max(width, height)
     across, down = round(width * scale), round(height * scale)
-    boxes = "".join(_outline(outline) for outline in outlines)
+    # Equal boxes of several phrases: the earlier ones wider, so that each shows a rim.
+    above = [sum(_equal(outline, later) for later in outlines[n + 1 :]) for n, outline in enumerate(outlines)]
+    boxes = "".join(_outline(outline, layers) for outline, layers in zip(outlines, above, strict=True))
     tint = f'<img class="heat" src="{heat}" alt="">' if heat else ""
+    grey = ' class="grey"' if heat else ""  # so that the tint is the only red
     return Html(
-        f'<div class="picture" style="width:{across}px;height:{down}px"><img src="{uri}" alt="{text(says)}">{tint}'
+        f'<div class="picture" style="width:{across}px;height:{down}px"><img{grey} src="{uri}" alt="{text(says)}">{tint}'
         f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg></div>'
     )
 
@@ -84,13 +87,19 @@ def heat_uri(logits: Tensor) -> str:
     return _uri(Image.fromarray(pixels.numpy(), "RGBA"), "PNG")
 
 
-def _outline(outline: Outline) -> str:
+def _equal(a: Outline, b: Outline) -> bool:
+    return a.dashed == b.dashed and all(abs(p - q) < 5e-3 for p, q in zip(a.corners, b.corners, strict=True))
+
+
+def _outline(outline: Outline, layers: int) -> str:
+    """A box under `layers` equal ones."""
     x0, y0, x1, y1 = outline.corners
     place = f'x="{x0:.5f}" y="{y0:.5f}" width="{max(x1 - x0, 0):.5f}" height="{max(y1 - y0, 0):.5f}"'
+    halo, edge = (f"stroke-width:{width + 4 * layers}px" for width in (4.5, 2.5))
     dashes = " dashed" if outline.dashed else ""
     return (
         f'<g class="p{outline.colour % COLOURS}"><title>{text(outline.title)}</title>'
-        f'<rect class="halo" {place}/><rect class="edge{dashes}" {place}/></g>'
+        f'<rect class="halo" style="{halo}" {place}/><rect class="edge{dashes}" style="{edge}" {place}/></g>'
     )
 
 

@@ -91,7 +91,7 @@ def line_chart(
         f'<figure class="chart"><h4>{escape(title)}{" <small>log scale</small>" if log else ""}</h4>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{_grid(across, down, x_label)}{''.join(lines)}{''.join(events)}</svg>"
-        f"<figcaption>{key}{_ends_of(kept)}{note}</figcaption></figure>"
+        f'<figcaption>{key}<span class="ends">{_ends_of(kept)}{note}</span></figcaption></figure>'
     )
 
 

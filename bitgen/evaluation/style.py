@@ -65,6 +65,7 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .chart text.event { fill: var(--ground); font-size: 10px; font-weight: 700; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
+.ends { display: block; }
 .legend { max-width: none; font-size: 13px; }
 .key { display: inline-block; margin-right: 18px; }
 .key i {
@@ -95,11 +96,12 @@ ul.plain { padding-left: 0; list-style: none; }
 .words h4:first-child { margin-top: 0; }
 .picture { position: relative; overflow: hidden; border-radius: 5px; background: #000; line-height: 0; }
 .picture img { display: block; width: 100%; height: 100%; }
+.picture .grey { filter: grayscale(1); }
 .picture .heat { position: absolute; inset: 0; }
 .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .picture rect { fill: none; vector-effect: non-scaling-stroke; }
-.picture .halo { stroke: #000; stroke-opacity: 0.6; stroke-width: 4.5; }
-.picture .edge { stroke: currentColor; stroke-width: 2.5; }
+.picture .halo { stroke: #000; stroke-opacity: 0.6; }
+.picture .edge { stroke: currentColor; }
 .picture .dashed { stroke-dasharray: 7 4; }
 .p0 { color: #ffd23f; } .p1 { color: #4cc9f0; } .p2 { color: #ff6b6b; }
 .p3 { color: #7ae582; } .p4 { color: #d59bf6; } .p5 { color: #ff9f40; }

@@ -53,3 +53,10 @@ def test_what_a_picture_says_is_escaped():
     found = picture("data:,", 10, 10, [Outline((0, 0, 1, 1), 0, bad)], says=bad, shown_px=10)
     assert "<script>" not in found
     assert 'alt="&quot;&gt;&lt;script&gt;"' in found
+
+
+def test_equal_boxes_of_two_phrases_both_show():
+    place = (0.1, 0.1, 0.5, 0.5)
+    found = picture("data:,", 10, 10, [Outline(place, 0, "a"), Outline(place, 1, "b")], says="a", shown_px=10)
+    assert 'class="edge" style="stroke-width:6.5px"' in found
+    assert 'class="edge" style="stroke-width:2.5px"' in found
