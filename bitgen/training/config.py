@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -217,7 +217,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, interval in RANGES.items():
-            found = reduce(getattr, name.split("."), self)
+            found = attrgetter(name)(self)
             _hold(_is_within(found, interval), name, f"within {interval}", found)
         model, vision, data = self.model, self.model.vision, self.data
         _hold(model.width % (4 * model.heads) == 0, "model.width", "a multiple of 4 x model.heads", model.width)

@@ -57,7 +57,8 @@ def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
             continue
         elif id(parameter) in ternary:
             groups["ternary"].append(parameter)
-        elif parameter.ndim < 2 or id(parameter) in embeddings or parameter is model.memory.prior_mean:
+        # Three axes have only DINOv2's class token, registers and position embeddings.
+        elif parameter.ndim in (0, 1, 3) or id(parameter) in embeddings or parameter is model.memory.prior_mean:
             groups["vector"].append(parameter)
         else:
             groups["matrix"].append(parameter)

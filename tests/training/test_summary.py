@@ -1,0 +1,99 @@
+"""What a run will be: exact counts of the stock model, and the text that says them."""
+
+import pytest
+
+from bitgen.objectives.total import Objective
+from bitgen.training import summary
+from bitgen.training.phases import Phase, configure
+from bitgen.training.schedule import Schedule
+from bitgen.training.summary import Part, count_parameters, format_parameters
+from tests import fakes
+
+
+@pytest.fixture(scope="module")
+def stock() -> Objective:
+    """The coarse phase on DINOv2-base, without its weights."""
+    return summary.build_shape(configure("coarse", "base"))
+
+
+def _table(objective: Objective) -> dict[str, tuple[int, int, int]]:
+    return {part.name: (part.frozen, part.lora, part.trained) for part in count_parameters(objective)}
+
+
+def test_the_stock_model_has_the_documented_counts(stock: Objective) -> None:
+    table = _table(stock)
+    assert table["vision tower (DINOv2)"] == (86_580_480, 589_824, 0)
+    assert table["compressor"] == (0, 0, 344_832)
+    assert table["token embedding (tied with the decoder's head)"] == (0, 0, 6_432_896)
+
+
+def test_the_sum_is_that_of_all_parameters(stock: Objective) -> None:
+    counted = sum(sum(row) for row in _table(stock).values())
+    assert counted == sum(p.numel() for p in stock.model.parameters())
+
+
+@pytest.mark.parametrize("phase", ["coarse", "fine"])
+def test_the_trained_column_is_what_trains_after_the_thaw(phase: Phase) -> None:
+    objective = fakes.objective(fakes.config(phase))
+    table = _table(objective).values()
+    assert sum(row[1] + row[2] for row in table) == sum(p.numel() for p in objective.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("phase", "untrained"), [("coarse", "grounding head"), ("fine", "matching head")])
+def test_what_a_phase_does_not_train_is_frozen(phase: Phase, untrained: str) -> None:
+    frozen, lora, trained = _table(fakes.objective(fakes.config(phase)))[untrained]
+    assert frozen > 0
+    assert (lora, trained) == (0, 0)
+
+
+def test_every_part_of_the_model_has_parameters(stock: Objective) -> None:
+    assert [name for name, row in _table(stock).items() if sum(row) == 0] == []
+
+
+def test_the_table_ends_with_the_sum() -> None:
+    lines = format_parameters([Part("a", 1000, 2, 30), Part("b", 0, 40, 5)]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["part", "frozen", "LoRA", "trained"],
+        ["a", "1,000", "2", "30"],
+        ["b", "0", "40", "5"],
+        ["sum", "1,000", "42", "35"],
+    ]
+
+
+def test_shares_of_the_mixture_are_weight_times_size() -> None:
+    config = fakes.config(data={"mixture": {"coarse/a": 1.0, "coarse/b": 2.0}})
+    text = summary.format_run(config, {"coarse/a": 60, "coarse/b": 10}, Schedule.of(config, 70), 70)
+    assert [line.split()[5:7] for line in text.splitlines()[1:3]] == [["75.0%", "of"], ["25.0%", "of"]]
+
+
+def test_steps_and_the_thaw_are_named() -> None:
+    config = fakes.config(data={"mixture": {"coarse/a": 1.0}}, optim={"epochs": 3, "accumulation": 2})
+    text = summary.format_run(config, {"coarse/a": 20}, Schedule.of(config, 20), 20)
+    assert text.splitlines()[2:] == [
+        "epochs 3 x 20 draws = 9 steps of 8 images (4 x 2 micro-steps)",
+        "LoRA adapters thaw at step 3",
+    ]
+
+
+def test_a_mixture_that_is_not_built_has_no_steps() -> None:
+    config = fakes.config(data={"mixture": {"coarse/a": 1.0}})
+    text = summary.format_run(config, {"coarse/a": 0}, Schedule.of(config, 0), 0)
+    assert "not built yet" in text
+    assert "steps of" not in text
+
+
+def test_weights_gradients_and_moments_are_counted_to_the_byte() -> None:
+    config = fakes.config()
+    objective = fakes.objective(config)
+    count_parameters(objective)
+    estimate = summary.estimate_memory(config, objective, ranks=1)
+    assert estimate["weights"] == 4 * sum(p.numel() for p in objective.parameters())
+    assert estimate["gradients and moments"] == 12 * sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    assert estimate["queue"] == sum(b.nbytes for b in (objective.queue.images, objective.queue.texts))
+
+
+def test_more_ranks_need_less_for_activations() -> None:
+    config = fakes.config()
+    objective = fakes.objective(config)
+    one, two = (summary.estimate_memory(config, objective, ranks) for ranks in (1, 2))
+    assert two["other activations"] < one["other activations"]
