@@ -95,7 +95,7 @@ class Sample:
             sample = Sample(**fields, ids=ids, texts=texts)
         except RecordError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"expected a Sample as JSON, found {line[:80]!r}: {error!r}") from error
         for name, kind in (("key", str), ("source", str), ("split", str), ("width", int), ("height", int)):
             if not isinstance(getattr(sample, name), kind):

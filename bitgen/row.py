@@ -88,7 +88,8 @@ class Recipe:
     def words(self, item: Drawn) -> Words:
         """The texts that the item's epoch shows."""
         words, truncated, texts = Words([], [], [], 0), 0, item.sample.texts
-        for chosen in choose_texts(len(texts), item.epoch, self.texts_per_image or len(texts)):
+        count = len(texts) if self.texts_per_image is None else self.texts_per_image
+        for chosen in choose_texts(len(texts), item.epoch, count):
             encoded = self.tokenizer.encode(texts[chosen].text, self.max_tokens)
             for phrase in texts[chosen].phrases:
                 span = token_span(encoded, phrase.start, phrase.stop)

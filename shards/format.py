@@ -186,9 +186,11 @@ def _entry(sample: Sample, place: tuple[int, int, int, int, int], extension: str
 def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sample, bytes]:
     """The sample that `entry` places in `shard`, and its encoded image, both copied out.
 
-    Raises `ShardError`, naming `where` and the member, when a member leaves the file, when the tar header before it
-    bears another name, or when the record is not this sample's.
+    Raises `ShardError`, naming `where` and the member, when the key could be a path, when a member leaves the file,
+    when the tar header before it bears another name, or when the record is not this sample's.
     """
+    if _KEY.fullmatch(entry.key) is None:
+        raise ShardError(f"expected a key like {_KEY.pattern}, found {entry.key!r}: {where}")
     image = _member(shard, f"{entry.key}.{entry.extension}", entry.image_offset, entry.image_size, where)
     name = f"{entry.key}.json"
     sample = _record(_member(shard, name, entry.json_offset, entry.json_size, where), entry.key, where)

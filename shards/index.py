@@ -217,7 +217,7 @@ def _read_dataset(path: Path) -> dict[str, Any]:
         dataset = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ShardError(f"expected a finished dataset, found no {path.name}: {path.parent}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"expected JSON, {error}: {path}") from error
     version = dataset.get("format_version") if isinstance(dataset, dict) else None
     if version != FORMAT_VERSION:

@@ -85,6 +85,7 @@ def test_an_empty_text_is_refused(text):
         "[]",
         "{}",
         b"\xff",
+        "[" * 100_000,
         SAMPLE.to_json().replace('"width":640', '"width":"640"'),
         SAMPLE.to_json().replace('"width":640', '"width":640,"depth":3'),
         SAMPLE.to_json().replace('"height":480,', ""),

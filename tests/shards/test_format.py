@@ -184,6 +184,13 @@ def test_the_member_of_another_sample_is_refused(one):
         read_sample(data, dataclasses.replace(entries[0], key="pets-9"), "here")
 
 
+@pytest.mark.parametrize("key", ["/etc/passwd", "../pets-0", "pets-0.x"])
+def test_a_key_that_could_be_a_path_is_refused(one, key):
+    data, entries = one
+    with pytest.raises(ShardError, match=f"expected a key like .*, found '{key}': here"):
+        read_sample(data, dataclasses.replace(entries[0], key=key), "here")
+
+
 def test_an_offset_inside_a_member_is_refused(one):
     data, entries = one
     with pytest.raises(ShardError, match=r"expected member pets-0\.jpg at byte 513"):

@@ -1,11 +1,15 @@
+import json
 from itertools import islice
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.format import ShardError
-from shards.index import ShardIndex
+from bitgen.batch import load
+from bitgen.image import Transform
+from bitgen.tokens import shared_tokenizer
+from shards.format import ShardError, ShardWriter
+from shards.index import ShardIndex, write_index
 from shards.mixture import Mixture
 from shards.stream import Plan, Stream
 
@@ -76,6 +80,38 @@ def test_every_sample_is_drawn_once_per_epoch(build):
     folder = build("pets", (3, 2)).parent
     stream = Stream.open(folder, {"pets": 1.0}, seed=0, texts_per_image=1)
     assert sorted(stream.draw(p).sample.key for p in range(5, 10)) == [f"pets-{i}" for i in range(5)]
+
+
+@pytest.fixture
+def damaged(tmp_path, photograph, describe):
+    """The folder of two datasets of ten photographs, of which `damaged` has one, pets-3, cut off."""
+    for name, cut in (("whole", None), ("damaged", -5)):
+        (tmp_path / name).mkdir()
+        images = [photograph(i * 20) for i in range(10)]
+        images[3] = images[3][:cut]
+        with ShardWriter(tmp_path / name / "000000.tar") as writer:
+            entries = [writer.add(describe(image, f"pets-{i}"), image) for i, image in enumerate(images)]
+        write_index(tmp_path / name, entries)
+        shard = {"file": "000000.tar", "samples": 10, "bytes": writer.size_bytes, "sha256": writer.sha256}
+        dataset = {"format_version": 1, "name": "pets", "samples": 10, "shards": [shard]}
+        (tmp_path / name / "dataset.json").write_text(json.dumps(dataset))
+    return tmp_path
+
+
+def keys(folder):
+    """What two epochs of a dataset show, and how many of it were replaced."""
+    index = ShardIndex.open(folder)
+    stream = Stream({"pets": index}, Mixture({"pets": 1.0}, {"pets": index.shard_sizes}, 0), texts_per_image=1)
+    plans = islice(stream.micro_batches(0, batch=5), 4)
+    batches = list(load(stream.draw, plans, Transform(8), shared_tokenizer(), 1, 0, 2))
+    return [key for batch in batches for key in batch.keys], sum(batch.dropped["replaced"] for batch in batches)
+
+
+def test_an_image_that_does_not_decode_is_replaced_and_nothing_else_moves(damaged):
+    whole, damaged_keys = keys(damaged / "whole"), keys(damaged / "damaged")
+    assert whole[0].count("pets-3") == 2
+    assert [was for was, key in zip(whole[0], damaged_keys[0], strict=True) if was != key] == ["pets-3"] * 2
+    assert (whole[1], damaged_keys[1]) == (0, 2)
 
 
 def test_a_dataset_of_weight_zero_need_not_be_there(build):
