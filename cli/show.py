@@ -13,6 +13,7 @@ from pipeline.files import write_text
 from pipeline.pages import PageError, data_page
 from pipeline.run_page import is_run, run_of, run_page
 from shards.format import ShardError
+from shards.index import DATASET
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Arguments:
     path: Annotated[Path, tyro.conf.Positional]
     """A run folder, a dataset folder, or a data folder that holds shards/."""
     out: Path | None = None
-    """Where the page goes; by default report.html in the run folder, or data.html in the data folder."""
+    """Where the page goes; by default report.html in the run folder, data.html in the data folder, NAME.html beside a
+    dataset folder."""
     data: Path | None = None
     """For a run: the folder that holds shards/; by default the one that the run was trained from."""
     samples: int = 12
@@ -59,11 +61,17 @@ def show(arguments: Arguments) -> Path:
     else:
         if arguments.data is not None:
             raise PageError(f"expected --data with a run only, found it with {path}")
-        out = arguments.out or path / "data.html"
+        out = arguments.out or default_page(path)
         print(f"showing the datasets of {path}", file=sys.stderr)
         page = data_page(path, arguments.samples, arguments.seed)
     write_text(out, page)
     return out
+
+
+def default_page(path: Path) -> Path:
+    """A dataset folder holds only what the build made, so its page goes beside it."""
+    path = path.resolve()
+    return path.parent / f"{path.name}.html" if (path / DATASET).is_file() else path / "data.html"
 
 
 if __name__ == "__main__":

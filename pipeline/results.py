@@ -76,7 +76,8 @@ def evaluate_checkpoint(checkpoint: str, root: Path | None, choice: Choice) -> d
     `choice.allow_other_holdout` does not say otherwise; also what loading and reading raise.
     """
     model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    sets = open_sets(state.config, Path(state.config.data.root) if root is None else root)
+    configs = lineage(state.config)
+    sets = open_sets(configs, Path(state.config.data.root) if root is None else root)
     others = check_holdout(sets, state, choice)
     seen = sets.train_photographs()
     results: dict[str, Any] = {
@@ -85,6 +86,7 @@ def evaluate_checkpoint(checkpoint: str, root: Path | None, choice: Choice) -> d
         "checkpoint": find(checkpoint).name,
         "phase": state.config.phase,
         "step": state.step,
+        "lineage": [f"{config.run.name} ({config.phase})" for config in configs],
         "parameters": sum(p.numel() for p in model.parameters()),
         "holdout_sha256": state.holdout_sha256,
         "other_holdout": others,
@@ -101,12 +103,12 @@ def evaluate_checkpoint(checkpoint: str, root: Path | None, choice: Choice) -> d
             f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
             f"{sorted(sets.train)} and {sorted(sets.heldout)}"
         )
-    results["notes"] = notes(results, [state.config, *lineage(state.config)])
+    results["notes"] = notes(results, configs)
     return results
 
 
 def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[str]:
-    """What a reader must know before believing the figures, as sentences; `configs` are the run's and its ancestors'."""
+    """What a reader must know before believing the figures, as sentences; `configs` as `lineage` gives them."""
     found = []
     trained = results["train_photographs"]
     if trained and trained < TINY_IMAGES:
@@ -123,10 +125,10 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     return found
 
 
-def open_sets(config: TrainConfig, root: Path) -> Sets:
-    """The checkpoint's training sets, those of the runs it started from included, and everything under shards/eval."""
+def open_sets(configs: Sequence[TrainConfig], root: Path) -> Sets:
+    """The sets that a run and its ancestors were trained on, and everything under shards/eval."""
     folder = root / "shards"
-    names = training_sets(config)
+    names = list(dict.fromkeys(name for config in configs for name in config.data.mixture))
     here = [name for name in names if (folder / name / DATASET).is_file()]
     missing = tuple(name for name in names if name not in here)
     if missing:
@@ -141,30 +143,21 @@ def open_sets(config: TrainConfig, root: Path) -> Sets:
     )
 
 
-def training_sets(config: TrainConfig) -> list[str]:
-    """Names of all datasets that the weights have seen: the run's mixture, and those of its ancestors."""
-    names = list(config.data.mixture)
-    for ancestor in lineage(config):
-        names += [name for name in ancestor.data.mixture if name not in names]
-    return names
-
-
 def lineage(config: TrainConfig) -> list[TrainConfig]:
-    """Configurations of the runs that this one started from, nearest first, as far as they are on this machine."""
-    ancestors: list[TrainConfig] = []
+    """The configuration, and those of the runs that it started from, nearest first, as far as they are on this machine."""
+    configs = [config]
     visited = set()
-    while (init := config.run.init) and init not in visited:
+    while (init := configs[-1].run.init) and init not in visited:
         visited.add(init)
         if init.startswith("hf://"):
             log.warning("the run started from %s, whose training sets are not looked up", init)
             break
         try:
-            config = read_state(find(init)).config
+            configs.append(read_state(find(init)).config)
         except CheckpointError as error:
             log.warning("the run that this one started from cannot be read: %s", error)
             break
-        ancestors.append(config)
-    return ancestors
+    return configs
 
 
 def check_holdout(sets: Sets, state: State, choice: Choice) -> list[str]:

@@ -67,7 +67,7 @@ def run_page(path: Path, root: Path | None, samples: int, seed: int) -> str:
     chain = chain_of(run_of(path))
     run = chain[-1]
     model, state, missing = _model(path)
-    sets, lost = _sets(run.config, root)
+    sets, lost = _sets(chain, root)
     results = read_json(run.folder / "results.json") or {}
     sections = [
         ("Summary", join((_warning(sets), summary(chain, model, state, sets), lineage_table(chain)))),
@@ -85,7 +85,8 @@ def chain_of(folder: Path) -> list[Run]:
     """The run and those that it started from, oldest first, as far as they are on this machine."""
     chain = [read_run(folder)]
     while init := chain[0].config.run.init:
-        found = [p for p in (Path(init), folder.parent / Path(init).name) if is_run(p)]
+        # Where it was, else beside this run: both may have moved together.
+        found = [p for p in (Path(init), folder.parent / run_of(Path(init)).name) if is_run(p)]
         ancestor = run_of(found[0]) if found else None
         if ancestor is None or ancestor in [run.folder for run in chain]:
             break
@@ -170,9 +171,10 @@ def _model(path: Path) -> tuple[BitGen | None, State | None, str]:
         return None, None, str(error)
 
 
-def _sets(config: TrainConfig, root: Path | None) -> tuple[Sets | None, str]:
+def _sets(chain: list[Run], root: Path | None) -> tuple[Sets | None, str]:
+    configs = [run.config for run in reversed(chain)]
     try:
-        return open_sets(config, Path(config.data.root) if root is None else root), ""
+        return open_sets(configs, Path(configs[0].data.root) if root is None else root), ""
     except (ResultsError, ShardError) as error:
         return None, str(error)
 

@@ -181,6 +181,32 @@ def test_a_run_page_goes_into_the_run_unless_told_otherwise(bare_run: Path, caps
     assert f"wrote {bare_run / 'report.html'}" in capsys.readouterr().out
 
 
+def test_the_page_of_a_dataset_goes_beside_it_and_not_into_it(tmp_path: Path):
+    folder = write_set(tmp_path / "data", "coarse/drawn-train", [sample(1, captions(1))])
+    before = sorted(folder.iterdir())
+    assert main([str(folder)]) == 0
+    assert sorted(folder.iterdir()) == before
+    assert (folder.parent / "drawn-train.html").is_file()
+
+
+def test_datasets_may_lie_elsewhere_than_where_the_run_was_trained(tmp_path: Path):
+    run = write_run(run_config(tmp_path / "gone", tmp_path / "runs"))
+    root = write_world(tmp_path / "data")
+    assert "heat-map of" in page_of(run, "--data", str(root), "--samples", "1")
+
+
+def test_a_run_whose_datasets_are_gone_still_has_a_page(tmp_path: Path):
+    run = write_run(run_config(tmp_path / "gone", tmp_path / "runs"))
+    assert "Not shown: expected built datasets" in page_of(run)
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(bare_run: Path, capsys: pytest.CaptureFixture[str]):
+    (bare_run / "report.html").mkdir()
+    assert main([str(bare_run)]) == 1
+    assert "bitgen-show:" in capsys.readouterr().err
+    assert sorted(path.name for path in bare_run.iterdir()) == ["config.json", "report.html"]
+
+
 def test_a_run_whose_configuration_is_damaged_is_refused(bare_run: Path, capsys: pytest.CaptureFixture[str]):
     (bare_run / "config.json").write_text("{")
     assert main([str(bare_run)]) == 1
