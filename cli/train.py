@@ -179,14 +179,14 @@ def prepare(
         folder = checkpoint.find(resumed_run, last=True)
         state = replace(checkpoint.read_state(folder), config=config)
         _check_holdout(state, holdout, config)
-        model = checkpoint.build_model(state)
+        model = checkpoint.build_model(state, folder)
         checkpoint.load_weights(model, folder)
         return Objective(model, config.loss), state, folder
     if config.run.init:
         folder = checkpoint.find(config.run.init)
         origin = replace(checkpoint.read_state(folder), config=config)
         _check_holdout(origin, holdout, config)
-        model = checkpoint.build_model(origin)
+        model = checkpoint.build_model(origin, folder)
         checkpoint.load_weights(model, folder)
     else:
         model = BitGen(config.model)

@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitgen.model.bitgen import BitGen
-from bitgen.model.vision import VisionTower
+from bitgen.model.vision import VisionError, VisionTower
 from bitgen.objectives.total import Objective
 from bitgen.training.config import ConfigError, TrainConfig
 
 FORMAT_VERSION = 1
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
 MODEL, TRAINER, STATE = "model.safetensors", "trainer.safetensors", "state.json"
 
 
@@ -50,6 +52,12 @@ class State:
     best_step: int | None = None
     validations_without_better: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("step", "position", "samples_per_epoch", "validations_without_better"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"expected {name} to be a whole number from 0, found {value!r}")
+
 
 def write_file(path: Path, content: str) -> None:
     """Write a small file whole or not at all."""
@@ -70,13 +78,15 @@ def save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, stat
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left_by_a_kill in folder.parent.glob(".step-*.tmp"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(_plain(objective.model.state_dict()), temporary / MODEL, metadata={"format": "pt"})
         save_file(_trainer_tensors(objective, optimizer), temporary / TRAINER, metadata={"format": "pt"})
         (temporary / STATE).write_text(_state_json(state), encoding="utf-8")
         for name in (MODEL, TRAINER, STATE):
             _sync(temporary / name)
+        _sync(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -124,6 +134,8 @@ def read_state(folder: Path) -> State:
     """The `state.json` of a checkpoint folder."""
     try:
         fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise TypeError(f"no object, {str(fields)[:60]!r}")
         found = fields.pop("format_version")
         if found != FORMAT_VERSION:
             raise CheckpointError(f"expected checkpoint format {FORMAT_VERSION}, found {found}: {folder}")
@@ -137,22 +149,19 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Bi
     """The model of a checkpoint in evaluation mode, and its state. Needs no hub: shape and weights are in the folder."""
     folder = find(path)
     state = read_state(folder)
-    model = build_model(state)
+    model = build_model(state, folder)
     load_weights(model, folder)
     return model.to(device).eval(), state
 
 
-def build_model(state: State) -> BitGen:
-    """A model of the checkpoint's shape, its weights still to come."""
+def build_model(state: State, folder: Path) -> BitGen:
+    """A model of the shape that `folder`'s state gives, its weights still to come."""
     vision = state.config.model.vision
-    tower = VisionTower(
-        vision.model,
-        vision.mode,
-        "none",
-        config=state.vision,
-        lora_rank=vision.lora_rank,
-        lora_alpha=vision.lora_alpha,
-    )
+    rank, alpha = vision.lora_rank, vision.lora_alpha
+    try:
+        tower = VisionTower(vision.model, vision.mode, "none", config=state.vision, lora_rank=rank, lora_alpha=alpha)
+    except (VisionError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{error}: {folder / STATE}") from error
     return BitGen(state.config.model, tower)
 
 
@@ -175,24 +184,30 @@ def load_weights(model: BitGen, folder: Path) -> None:
 
 
 def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Put the optimizer's moments and the queue back."""
-    tensors = _read(folder / TRAINER)
+    """Put the queue back, and the moments of every parameter that trains. Raises `CheckpointError` where one is missing."""
+    path = folder / TRAINER
+    tensors = _read(path)
     queue = {name[len("queue.") :]: tensors.pop(name) for name in list(tensors) if name.startswith("queue.")}
-    parameters = dict(objective.named_parameters())
     try:
         objective.queue.load_state_dict(queue)
-        for name, tensor in tensors.items():
-            moment, _, parameter = name.partition(".")
-            optimizer.state[parameters[parameter]][moment] = tensor.to(parameters[parameter].device)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"expected the trainer state of this run, found {error}: {folder / TRAINER}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"expected the queue of this run, found {error}: {path}") from error
+    for name, parameter in objective.named_parameters():
+        for moment in _MOMENTS if parameter.requires_grad else ():
+            tensor = tensors.pop(f"{moment}.{name}", None)
+            expected, found = list(parameter.shape), None if tensor is None else list(tensor.shape)
+            if tensor is None or (moment != "step" and found != expected):
+                raise CheckpointError(f"expected {moment}.{name} of shape {expected}, found {found}: {path}")
+            optimizer.state[parameter][moment] = tensor.to(parameter.device)
+    if tensors:
+        raise CheckpointError(f"expected moments of what trains, found also {sorted(tensors)[:3]}: {path}")
 
 
 def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {f"queue.{name}": value for name, value in objective.queue.state_dict().items()}
     for name, parameter in objective.named_parameters():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}.{name}"] = value
+        if parameter in optimizer.state:
+            tensors |= {f"{moment}.{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}
     return _plain(tensors)
 
 
