@@ -12,7 +12,7 @@ _HOMES = {
     "TrainConfig": "bitgen.training.config",
 }
 
-__all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]  # noqa: F822 (they load lazily)
+__all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop
 
 MAX_PIXELS = 64_000_000
 """Of a stored image: 192 MB decoded. Read from the header, before anything is allocated."""
@@ -122,8 +123,9 @@ class Transform:
         no `torch.set_num_threads`, which would leak into every thread that the process starts later.
         """
         x0, y0, x1, y1 = crop
-        side = (self.side_px, self.side_px)
-        return interpolate(pixels[None, :, y0:y1, x0:x1], side, mode="bicubic", antialias=True)[0]
+        return resized_crop(
+            pixels, y0, x0, y1 - y0, x1 - x0, [self.side_px, self.side_px], InterpolationMode.BICUBIC, antialias=True
+        )
 
 
 def move_boxes(boxes: NDArray[np.float64], crops: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bitgen.progress import progress
 from pipeline.annotations import READERS
 from pipeline.decide import Plan, decide, ledger_lines
 from pipeline.fetch import digest_of
@@ -29,7 +30,6 @@ from pipeline.holdout import BlockList, Looks, block_list, check_files
 from pipeline.ledger import LEDGER, read_ledger, refused, write_ledger
 from pipeline.locate import Locate, is_url, locate_for
 from pipeline.manifest import Manifest, Source
-from pipeline.progress import progress
 from pipeline.rows import Candidate
 from pipeline.survey import Chunk, Fate, survey
 from pipeline.workers import Workers

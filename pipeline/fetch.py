@@ -18,8 +18,8 @@ from pathlib import Path
 import requests
 import urllib3
 
+from bitgen.progress import progress
 from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
-from pipeline.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.retrieval import evaluate_retrieval
 from bitgen.evaluation.tables import mean
 from bitgen.model.bitgen import BitGen
+from bitgen.progress import Counter, progress
 from bitgen.tokens import shared_tokenizer
 from bitgen.training.checkpoint import CheckpointError, State, find, load_model, read_state
 from bitgen.training.config import TrainConfig
-from pipeline.progress import Counter, progress
 from shards.index import DATASET, ShardIndex
 
 log = logging.getLogger(__name__)

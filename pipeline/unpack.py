@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from bitgen.progress import Counter, progress
 from pipeline.files import read_json, write_json
-from pipeline.progress import Counter, progress
 
 # Annotations in JSON shrink by up to 20 in a zip; what grows a hundredfold is made to fill a disk.
 GROWTH_CEILING = 100

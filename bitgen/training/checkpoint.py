@@ -9,6 +9,7 @@ runs/<name>/checkpoints/step-00001200/model.safetensors     the model, what is p
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,8 +74,14 @@ def write_file(path: Path, content: str) -> None:
         raise
 
 
-def save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State) -> Path:
-    """Write `run/checkpoints/step-...` and return it. Raises `CheckpointError`; then nothing new stays behind."""
+def save(
+    run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State, figures: Mapping[str, Tensor]
+) -> Path:
+    """Write `run/checkpoints/step-...` and return it. Raises `CheckpointError`; then nothing new stays behind.
+
+    Args:
+        figures: of the steps since the last line of metrics.jsonl, whose means are still to be written.
+    """
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -82,7 +89,8 @@ def save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, stat
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(_plain(objective.model.state_dict()), temporary / MODEL, metadata={"format": "pt"})
-        save_file(_trainer_tensors(objective, optimizer), temporary / TRAINER, metadata={"format": "pt"})
+        tensors = _trainer_tensors(objective, optimizer) | {f"figure.{name}": v for name, v in figures.items()}
+        save_file(_plain(tensors), temporary / TRAINER, metadata={"format": "pt"})
         (temporary / STATE).write_text(_state_json(state), encoding="utf-8")
         for name in (MODEL, TRAINER, STATE):
             _sync(temporary / name)
@@ -183,11 +191,14 @@ def load_weights(model: BitGen, folder: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Put the queue back, and the moments of every parameter that trains. Raises `CheckpointError` where one is missing."""
+def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Tensor]:
+    """Put the queue back, and the moments of every parameter that trains; returns the figures that `save` was given.
+
+    Raises `CheckpointError` where something is missing, left over, or of another shape.
+    """
     path = folder / TRAINER
     tensors = _read(path)
-    queue = {name[len("queue.") :]: tensors.pop(name) for name in list(tensors) if name.startswith("queue.")}
+    queue, figures = _take(tensors, "queue."), _take(tensors, "figure.")
     try:
         objective.queue.load_state_dict(queue)
     except RuntimeError as error:
@@ -201,6 +212,12 @@ def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder:
             optimizer.state[parameter][moment] = tensor.to(parameter.device)
     if tensors:
         raise CheckpointError(f"expected moments of what trains, found also {sorted(tensors)[:3]}: {path}")
+    return figures
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, which they and `tensors` lose."""
+    return {name[len(prefix) :]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -208,7 +225,7 @@ def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> 
     for name, parameter in objective.named_parameters():
         if parameter in optimizer.state:
             tensors |= {f"{moment}.{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}
-    return _plain(tensors)
+    return tensors
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

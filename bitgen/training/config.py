@@ -88,6 +88,8 @@ class OptimConfig:
     """Multiplies lr for ternary weights."""
     lora_lr_scale: float = 1.0
     """Multiplies lr for the LoRA adapters."""
+    gate_lr_scale: float = 1.0
+    """Multiplies lr for the fusion gates, which start at 0 and move by at most the rate a step."""
     weight_decay: float = 0.02
     """Not on norms, embeddings, gates, temperatures and vectors."""
     beta1: float = 0.9
@@ -179,6 +181,7 @@ RANGES: Mapping[str, str] = {
     "optim.lr": "(0, inf)",
     "optim.ternary_lr_scale": "[0, inf)",
     "optim.lora_lr_scale": "[0, inf)",
+    "optim.gate_lr_scale": "[0, inf)",
     "optim.weight_decay": "[0, inf)",
     "optim.beta1": "[0, 1)",
     "optim.beta2": "[0, 1)",

@@ -6,8 +6,6 @@ not, bit for bit on a CPU.
 """
 
 import logging
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
+from bitgen.progress import progress
 from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import agree, rank
-from bitgen.training.metrics import MetricsLog
+from bitgen.training.metrics import Meter, MetricsLog, TrainingError
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
 
@@ -30,10 +28,6 @@ log = logging.getLogger(__name__)
 
 Validate = Callable[[], tuple[float, dict[str, float]]]
 """Gives the figure that decides (more is better) and all figures by name."""
-
-
-class TrainingError(Exception):
-    """The run cannot go on: a loss that is not finite, or a stream that ended."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def train(
         batches: this rank's micro-batches from `state.position` on; never-ending.
         run: the run's folder.
         resume_from: the checkpoint whose optimizer moments and queue to go on with.
-        validate: called every `run.validate_every` epochs, on rank 0.
+        validate: called every `run.validate_every` epochs, on every rank, with the same result.
         should_stop: asked after every step; when true the run saves and ends.
 
     Raises:
@@ -71,41 +65,42 @@ def train(
     config = state.config
     device = next(objective.parameters()).device
     schedule = Schedule.of(config, state.samples_per_epoch)
-    set_trainable(objective, lora=state.step >= schedule.thaw_step)
+    # A checkpoint of the thaw's own step was written before it: adapters have no moments yet, and the event comes again.
+    set_trainable(objective, lora=state.step > schedule.thaw_step or schedule.thaw_step == 0)
     optimizer = build_optimizer(objective, config.optim)
-    if resume_from is not None:
-        load_trainer(objective, optimizer, resume_from)
+    meter = Meter(load_trainer(objective, optimizer, resume_from) if resume_from is not None else {})
     module = _wrap(objective)
     objective.train()
     stream = iter(batches)
     leads = rank() == 0
     every = round(config.run.validate_every * schedule.steps_per_epoch)
-    bar = tqdm(total=schedule.steps, initial=state.step, unit="step", desc=config.phase, disable=not leads)
     reason, checkpoint = "done", resume_from or run
-    with MetricsLog(run, config, state.step) if leads else _Silence() as metrics, bar:
-        meter = _Meter()
-        while state.step < schedule.steps:
+    exhausted = _is_exhausted(state)
+    with (
+        MetricsLog(run, config, state.step) if leads else _Silence() as metrics,
+        progress(config.phase, schedule.steps, "steps", state.step) if leads else _Silence() as bar,
+    ):
+        while state.step < schedule.steps and not exhausted:
             if state.step == schedule.thaw_step and schedule.thaw_step:
                 module = _thaw(objective, state.step, metrics)
             rate = _set_rate(optimizer, config, state.step, schedule)
-            parts, norm, keys, images = _step(module, objective, optimizer, stream, config, state.step, device)
+            parts, keys = _step(module, objective, optimizer, stream, config, state.step, device)
             state = replace(
                 state, step=state.step + 1, position=state.position + config.optim.batch * config.optim.accumulation
             )
-            meter.add(parts, norm, images)
-            bar.update()
+            meter.add(state.step, parts, keys)
+            bar.update(1)
             last = state.step == schedule.steps
             if state.step % config.run.log_every == 0 or last:
                 values = meter.read()
-                _check_finite(values, state.step, keys)
-                bar.set_postfix(loss=f"{values['loss']:.3f}")
+                bar.set_postfix_str(f"loss {values['loss']:.3f}")
                 gates = {name: gate.item() for name, gate in objective.model.gates().items()}
                 epoch = state.step / schedule.steps_per_epoch
                 metrics.write(state.step, epoch=epoch, lr=rate, **values, **gates)
             if validate is not None and every and (state.step % every == 0 or last):
                 state = _validate(validate, state, objective, metrics)
             stops = agree(should_stop(), device)
-            exhausted = bool(config.run.patience) and state.validations_without_better >= config.run.patience
+            exhausted = _is_exhausted(state)
             if (
                 last
                 or stops
@@ -113,10 +108,12 @@ def train(
                 or state.step % config.run.checkpoint_every == 0
                 or state.best_step == state.step
             ):
-                checkpoint = _save(run, objective, optimizer, state, leads)
-            if (stops or exhausted) and not last:
-                reason = "patience" if exhausted else "stopped"
+                checkpoint = _save(run, objective, optimizer, state, meter, leads)
+            if stops and not last:
+                reason = "stopped"
                 break
+    if exhausted and state.step < schedule.steps:
+        reason = "patience"
     return Result(state, reason, checkpoint)
 
 
@@ -128,8 +125,8 @@ def _step(
     config: TrainConfig,
     step: int,
     device: torch.device,
-) -> tuple[dict[str, Tensor], Tensor, tuple[str, ...], int]:
-    """One optimizer step: mean losses by name, gradient norm before clipping, the keys and number of images it saw."""
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """One optimizer step: mean losses by name with `grad_norm` before clipping, and the keys of the images it saw."""
     accumulation = config.optim.accumulation
     total: dict[str, Tensor] = {}
     keys: tuple[str, ...] = ()
@@ -148,7 +145,7 @@ def _step(
     norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], config.optim.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total, norm, keys, len(keys)
+    return {**total, "grad_norm": norm.detach()}, keys
 
 
 def precision(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -204,50 +201,32 @@ def _validate(validate: Validate, state: State, objective: Objective, metrics: "
     return replace(state, validations_without_better=state.validations_without_better + 1)
 
 
-def _save(run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State, leads: bool) -> Path:
+def _is_exhausted(state: State) -> bool:
+    patience = state.config.run.patience
+    return bool(patience) and state.validations_without_better >= patience
+
+
+def _save(
+    run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State, meter: Meter, leads: bool
+) -> Path:
+    meter.check()
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     if leads:
-        folder = save(run, objective, optimizer, state)
+        folder = save(run, objective, optimizer, state, meter.stored())
         prune(run, state.config.run.keep, state.best_step)
     return folder
 
 
-def _check_finite(values: dict[str, float], step: int, keys: tuple[str, ...]) -> None:
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"expected finite losses, found {', '.join(broken)} that are not, by step {step}; "
-            f"the last step's samples: {', '.join(keys[:8])}, ..."
-        )
-
-
-class _Meter:
-    """Means since the last reading, kept on the device until then."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._images = 0
-        self._since = time.monotonic()
-
-    def add(self, parts: dict[str, Tensor], norm: Tensor, images: int) -> None:
-        for name, value in {**parts, "grad_norm": norm}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-            self._counts[name] = self._counts.get(name, 0) + 1
-        self._images += images
-
-    def read(self) -> dict[str, float]:
-        values = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-        now = time.monotonic()
-        values["images_per_s"] = self._images / max(now - self._since, 1e-9)
-        self._sums, self._counts, self._images, self._since = {}, {}, 0, now
-        return values
-
-
 class _Silence:
-    """What ranks other than 0 write their figures to."""
+    """What ranks other than 0 write their figures and their progress to."""
 
     def write(self, step: int, **values: object) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_postfix_str(self, s: str) -> None:
         pass
 
     def __enter__(self) -> "_Silence":

@@ -2,12 +2,66 @@
 
 import json
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
+
+
+class TrainingError(Exception):
+    """The run cannot go on: a loss that is not finite, or a stream that ended."""
+
+
+class Meter:
+    """Figures of every step since the last reading, kept on the device until then.
+
+    Args:
+        stored: what `stored` gave when a checkpoint was written between two readings.
+    """
+
+    def __init__(self, stored: Mapping[str, Tensor]) -> None:
+        self._figures: dict[str, list[Tensor]] = {name: list(values.unbind()) for name, values in stored.items()}
+        self._samples: list[tuple[int, tuple[str, ...]]] = [(0, ())] * max(map(len, stored.values()), default=0)
+        self._images = 0
+        self._since = time.monotonic()
+
+    def add(self, step: int, figures: Mapping[str, Tensor], keys: tuple[str, ...]) -> None:
+        """Scalars of one step by name, and the keys of its images."""
+        for name, value in figures.items():
+            self._figures.setdefault(name, []).append(value)
+        self._samples.append((step, keys))
+        self._images += len(keys)
+
+    def check(self) -> None:
+        """Raises `TrainingError`, naming the first step whose figures are not all finite, and its samples."""
+        broken = {name: (~torch.stack(values).isfinite()).tolist() for name, values in self._figures.items()}
+        for row, (step, keys) in enumerate(self._samples):
+            names = [name for name, rows in broken.items() if rows[row]]
+            if names:
+                more = ", ..." if len(keys) > 8 else ""
+                raise TrainingError(
+                    f"expected finite losses, found {', '.join(names)} not finite at step {step}: {', '.join(keys[:8])}{more}"
+                )
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading, and `images_per_s` of this rank. Raises as `check`."""
+        self.check()
+        means = {name: torch.stack(values).mean().item() for name, values in self._figures.items()}
+        now = time.monotonic()
+        means["images_per_s"] = self._images / max(now - self._since, 1e-9)
+        self._figures, self._samples, self._images, self._since = {}, [], 0, now
+        return means
+
+    def stored(self) -> dict[str, Tensor]:
+        """[steps since the last reading] of every figure, for a checkpoint."""
+        return {name: torch.stack(values) for name, values in self._figures.items()}
 
 
 class MetricsLog:
@@ -38,11 +92,13 @@ class MetricsLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines of steps up to `step`. A last line that a kill cut short is dropped."""
+    """Whole lines from before a checkpoint at `step`: an event of that step comes after it, and comes again. A last line
+    that a kill cut short is dropped."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            if values["step"] < step + ("event" not in values):
                 kept.append(line)
         except ValueError:
             break

@@ -42,19 +42,23 @@ def set_trainable(objective: Objective, lora: bool) -> None:
 def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
     """AdamW over everything that may train in this phase, adapters included whether thawed or not.
 
-    Groups: ternary weights, other matrices, vectors and embeddings (no weight decay), adapters. Each has its own `scale` of
-    the learning rate. A parameter without gradient has no moments: those of the adapters start at the thaw.
+    Groups: ternary weights, other matrices, vectors with embeddings, gates (the last two without weight decay), adapters.
+    Each has its own `scale` of the learning rate.
+    A parameter without gradient has no moments: those of the adapters start at the thaw.
     """
     model = objective.model
     ternary = {id(m.weight) for m in model.modules() if isinstance(m, BitLinear) and m.ternary}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     adapters = {id(p) for _, p in model.vision.lora_parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"ternary": [], "matrix": [], "vector": [], "lora": []}
+    gates = {id(gate) for gate in model.gates().values()}
+    groups: dict[str, list[nn.Parameter]] = {"ternary": [], "matrix": [], "vector": [], "gate": [], "lora": []}
     for parameter in objective.parameters():
         if id(parameter) in adapters:
             groups["lora"].append(parameter)
         elif not parameter.requires_grad:
             continue
+        elif id(parameter) in gates:
+            groups["gate"].append(parameter)
         elif id(parameter) in ternary:
             groups["ternary"].append(parameter)
         # Three axes have only DINOv2's class token, registers and position embeddings.
@@ -62,14 +66,14 @@ def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
             groups["vector"].append(parameter)
         else:
             groups["matrix"].append(parameter)
-    scales = {"ternary": config.ternary_lr_scale, "lora": config.lora_lr_scale}
+    scales = {"ternary": config.ternary_lr_scale, "lora": config.lora_lr_scale, "gate": config.gate_lr_scale}
     return AdamW(
         [
             {
                 "name": name,
                 "params": parameters,
                 "scale": scales.get(name, 1.0),
-                "weight_decay": 0.0 if name == "vector" else config.weight_decay,
+                "weight_decay": 0.0 if name in ("vector", "gate") else config.weight_decay,
             }
             for name, parameters in groups.items()
             if parameters

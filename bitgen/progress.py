@@ -19,12 +19,16 @@ class Counter(Protocol):
 
     def update(self, n: int) -> object: ...
 
+    def set_postfix_str(self, s: str) -> object:
+        """What stands behind the count from now on, such as a loss."""
+
 
 class _Lines:
     """Logs a line at most every `LINE_EVERY_S` seconds."""
 
     def __init__(self, what: str, total: int | None, unit: str, done: int) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done
+        self.postfix = ""
         self.spoke_at = time.monotonic()
 
     def update(self, n: int) -> None:
@@ -34,7 +38,10 @@ class _Lines:
             self.spoke_at = now
             share = f" ({self.done / self.total:.0%})" if self.total else ""
             amount = f"{self.done / 1e6:,.1f} MB" if self.unit == "B" else f"{self.done:,} {self.unit}"
-            log.info("%s: %s%s", self.what, amount, share)
+            log.info("%s: %s%s%s", self.what, amount, share, self.postfix)
+
+    def set_postfix_str(self, s: str) -> None:
+        self.postfix = f", {s}"
 
 
 @contextmanager
