@@ -148,6 +148,35 @@ def endless(images: int = 4, position: int = 0, **fields: Any) -> Iterator[Batch
         position += images
 
 
+def part(batch: Batch, rank: int, world: int) -> Batch:
+    """The rows of one rank, as if it had loaded them itself."""
+    share = len(batch.keys) // world
+    start, stop = rank * share, (rank + 1) * share
+    texts = (batch.text_image >= start) & (batch.text_image < stop)
+    phrases = texts[batch.phrase_text]
+    boxes = phrases[batch.box_phrase]
+    text_row, phrase_row = texts.cumsum(0) - 1, phrases.cumsum(0) - 1
+    by_image = {
+        name: getattr(batch, name)[start:stop] for name in ("positions", "image_ids", "images", "crops", "sizes")
+    }
+    second = batch.second_text[start:stop]
+    return replace(
+        batch,
+        keys=batch.keys[start:stop],
+        **by_image,
+        token_ids=batch.token_ids[texts],
+        token_mask=batch.token_mask[texts],
+        text_image=batch.text_image[texts] - start,
+        first_text=text_row[batch.first_text[start:stop]],
+        second_text=torch.where(second < 0, -1, text_row[second]),
+        phrase_text=text_row[batch.phrase_text[phrases]],
+        phrase_slot=batch.phrase_slot[phrases],
+        phrase_tokens=batch.phrase_tokens[phrases],
+        boxes=batch.boxes[boxes],
+        box_phrase=phrase_row[batch.box_phrase[boxes]],
+    )
+
+
 def write_shards(
     root: Path, name: str, samples: int = 8, *, role: str = "train", holdout: str = "0" * 64, first: int = 0
 ) -> Path:

@@ -66,6 +66,15 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / total.clamp(min=1e-6)
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of equally shaped `values` of all ranks, without a gradient."""
+    if world() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / world()
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank where it is true on any: all ranks stop together."""
     if world() == 1:

@@ -210,9 +210,10 @@ def _save(
     run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State, meter: Meter, leads: bool
 ) -> Path:
     meter.check()
+    figures = meter.stored()
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     if leads:
-        folder = save(run, objective, optimizer, state, meter.stored())
+        folder = save(run, objective, optimizer, state, figures)
         prune(run, state.config.run.keep, state.best_step)
     return folder
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
+from bitgen.training.distributed import mean_over_ranks, world
 
 
 class TrainingError(Exception):
@@ -51,17 +52,22 @@ class Meter:
                 )
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, and `images_per_s` of this rank. Raises as `check`."""
+        """Means since the last reading over steps and ranks, and `images_per_s` of all ranks. Raises as `check`.
+
+        All ranks must call it, and `stored`, together."""
         self.check()
-        means = {name: torch.stack(values).mean().item() for name, values in self._figures.items()}
+        means = {name: values.mean().item() for name, values in self.stored().items()}
         now = time.monotonic()
-        means["images_per_s"] = self._images / max(now - self._since, 1e-9)
+        means["images_per_s"] = world() * self._images / max(now - self._since, 1e-9)
         self._figures, self._samples, self._images, self._since = {}, [], 0, now
         return means
 
     def stored(self) -> dict[str, Tensor]:
-        """[steps since the last reading] of every figure, for a checkpoint."""
-        return {name: torch.stack(values) for name, values in self._figures.items()}
+        """[steps since the last reading] of every figure, means over ranks, for a checkpoint."""
+        if not self._figures:
+            return {}
+        table = mean_over_ranks(torch.stack([torch.stack(values) for values in self._figures.values()]))
+        return dict(zip(self._figures, table, strict=True))
 
 
 class MetricsLog:

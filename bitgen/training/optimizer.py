@@ -42,9 +42,9 @@ def set_trainable(objective: Objective, lora: bool) -> None:
 def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
     """AdamW over everything that may train in this phase, adapters included whether thawed or not.
 
-    Groups: ternary weights, other matrices, vectors with embeddings, gates (the last two without weight decay), adapters.
-    Each has its own `scale` of the learning rate.
-    A parameter without gradient has no moments: those of the adapters start at the thaw.
+    Groups: ternary weights, other matrices, vectors with embeddings, gates (the last two without weight decay), adapters. Each
+    has its own `scale` of the learning rate. A parameter without gradient has no moments: those of the adapters start at
+    the thaw.
     """
     model = objective.model
     ternary = {id(m.weight) for m in model.modules() if isinstance(m, BitLinear) and m.ternary}

@@ -39,7 +39,7 @@ def _trained(seed: int = 0, steps: int = 1) -> tuple[Objective, AdamW, State]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Objective, AdamW, State]:
     run = tmp_path_factory.mktemp("run")
     objective, optimizer, state = _trained()
-    return checkpoint.save(run, objective, optimizer, state), objective, optimizer, state
+    return checkpoint.save(run, objective, optimizer, state, {}), objective, optimizer, state
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(folder: Path, s
     run = folder.parents[1]
     assert (folder / MODEL).stat().st_size < 3_600_000 < (folder / TRAINER).stat().st_size
     with _files_of_at_most(size_bytes), pytest.raises(CheckpointError, match="expected to write a checkpoint") as error:
-        checkpoint.save(run, objective, optimizer, replace(state, step=8))
+        checkpoint.save(run, objective, optimizer, replace(state, step=8), {})
     assert "step-00000008" in str(error.value)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000007"]
     assert checkpoint.load_model(run)[1].step == 7
@@ -230,7 +230,7 @@ def test_a_run_that_is_a_file_is_named(tmp_path: Path) -> None:
     objective, optimizer, state = _trained(steps=0)
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match="expected to write a checkpoint"):
-        checkpoint.save(tmp_path / "run", objective, optimizer, state)
+        checkpoint.save(tmp_path / "run", objective, optimizer, state, {})
 
 
 def test_what_a_killed_write_left_goes_with_the_next_one(folder: Path) -> None:
@@ -238,13 +238,13 @@ def test_what_a_killed_write_left_goes_with_the_next_one(folder: Path) -> None:
     stale = folder.with_name(".step-00000006.12345.tmp")
     stale.mkdir()
     (stale / MODEL).write_bytes(b"half")
-    checkpoint.save(folder.parents[1], objective, optimizer, replace(state, step=8))
+    checkpoint.save(folder.parents[1], objective, optimizer, replace(state, step=8), {})
     assert sorted(path.name for path in folder.parent.iterdir()) == ["step-00000007", "step-00000008"]
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(folder: Path) -> None:
     objective, optimizer, state = _trained(seed=5, steps=0)
-    checkpoint.save(folder.parents[1], objective, optimizer, state)
+    checkpoint.save(folder.parents[1], objective, optimizer, state, {})
     found = load_file(folder / MODEL)["image_pool.query"]
     assert found.equal(objective.model.image_pool.query)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -64,17 +64,19 @@ def test_norms_embeddings_gates_temperatures_and_vectors_do_not_decay(phase: Pha
     exempt |= {name for name, p in objective.named_parameters() if p.ndim < 2}
     exempt |= {name for name, _ in objective.named_parameters() if name.endswith(("_embeddings", "cls_token"))}
     exempt |= {"model.memory.prior_mean"}
-    assert {name for name, group in groups.items() if group == "vector"} == exempt & groups.keys()
+    assert {name for name, group in groups.items() if group in ("vector", "gate")} == exempt & groups.keys()
 
 
-def test_gates_and_temperatures_are_among_what_does_not_decay() -> None:
+def test_gates_are_a_group_of_their_own() -> None:
     _, groups = _groups("coarse")
-    names = ("model.image_layers.0.gate", "model.text.fused_layers.0.gate", "model.itc_temperature.log_scale")
-    assert [groups[name] for name in names] == ["vector"] * 3
+    names = {"model.image_layers.0.gate", "model.text.fused_layers.0.gate"}
+    assert {name for name, group in groups.items() if group == "gate"} == names
 
 
 def test_groups_carry_their_decay_and_their_scale() -> None:
-    config = fakes.config(optim={"weight_decay": 0.3, "ternary_lr_scale": 2.0, "lora_lr_scale": 5.0})
+    config = fakes.config(
+        optim={"weight_decay": 0.3, "ternary_lr_scale": 2.0, "lora_lr_scale": 5.0, "gate_lr_scale": 7.0}
+    )
     objective = fakes.objective(config)
     set_trainable(objective, lora=True)
     groups = build_optimizer(objective, config.optim).param_groups
@@ -82,6 +84,7 @@ def test_groups_carry_their_decay_and_their_scale() -> None:
         "ternary": (0.3, 2.0),
         "matrix": (0.3, 1.0),
         "vector": (0.0, 1.0),
+        "gate": (0.0, 7.0),
         "lora": (0.3, 5.0),
     }
 

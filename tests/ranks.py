@@ -1,0 +1,104 @@
+"""What each of two processes does in `tests/training/test_distributed.py`, and what one process does in their place."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, distributed
+
+from bitgen.batch import Batch
+from bitgen.objectives.total import Objective, draw
+from bitgen.training.config import TrainConfig
+from bitgen.training.distributed import agree, gather, rank, weighted_mean, world
+from bitgen.training.loop import train
+from tests import fakes
+
+STEPS = 3
+"""Steps of the bare objective; the loop runs 8."""
+
+
+def bare_objective(**weights: float) -> Objective:
+    """All losses, or those that are named; full precision, so that rounding stays rounding."""
+    chosen = weights or {"itc": 1.0, "itm": 0.5, "text": 0.5, "memory_kl": 0.1, "grounding": 0.5, "region": 1.0}
+    model = fakes.model(ternary=False)
+    for gate in model.gates().values():
+        torch.nn.init.constant_(gate, 0.3)
+    for name, parameter in model.vision.lora_parameters():
+        torch.nn.init.normal_(parameter, std=0.1 if "lora_B" in name else 0.01)
+    return Objective(model, fakes.losses(**chosen, queue=12, episode_share=0.6))
+
+
+def joined(step: int) -> Batch:
+    """8 images, two of one photograph on different ranks, the second rank's with fewer phrases."""
+    batch = fakes.fake_batch(8, seed=step, image_ids=[1, 2, 3, 4, 5, 2, 7, 8], texts=2)
+    few = torch.arange(len(batch.phrase_text)) < 21
+    fields = {name: getattr(batch, name)[few] for name in ("phrase_text", "phrase_slot", "phrase_tokens", "boxes")}
+    return replace(batch, **fields, box_phrase=torch.arange(21))
+
+
+def gradients(weights: dict[str, float]) -> dict[str, Tensor]:
+    """After three steps without an update: the mean over ranks of every gradient, and this rank's queue and draws."""
+    objective = bare_objective(**weights)
+    objective.requires_grad_(True)
+    found: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        objective.zero_grad(set_to_none=True)
+        batch = fakes.part(joined(step), rank(), world())
+        draws = draw(5, step, len(batch.keys), fakes.PATCHES, torch.device("cpu"))
+        objective(batch, draws)["loss"].backward()
+        found[f"draws.{step}"] = torch.cat([draws.negatives, draws.episode[:, None], draws.patches], dim=1)
+    for name, parameter in objective.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        if world() > 1:
+            distributed.all_reduce(gradient)
+        found[f"gradient.{name}"] = gradient / world()
+    return found | {f"queue.{name}": value for name, value in objective.queue.state_dict().items()}
+
+
+def stream() -> Iterator[Batch]:
+    """This rank's rows of an endless stream of 4 images a micro-step."""
+    for batch in fakes.endless(4):
+        yield fakes.part(batch, rank(), world())
+
+
+def trained(config: TrainConfig, run: Path) -> dict[str, Tensor]:
+    """The final weights and queue of a whole run."""
+    run.mkdir(parents=True, exist_ok=True)
+    objective = fakes.objective(config)
+    train(objective, fakes.state(config, objective), stream(), run)
+    return {name: value.clone() for name, value in objective.state_dict().items()}
+
+
+def phases() -> dict[str, TrainConfig]:
+    """A coarse run with its thaw, and a fine one; the second accumulates."""
+    exact = {"ternary": False}
+    return {
+        "coarse": fakes.config("coarse", model=exact, loss={"episode": 2}),
+        "fine": fakes.config("fine", model=exact, loss={"episode": 2}, optim={"accumulation": 2}),
+    }
+
+
+def everything(folder: Path) -> dict[str, Tensor]:
+    """All that is compared, by name."""
+    found = {f"all.{name}": value for name, value in gradients({}).items()}
+    for loss in ("itc", "itm"):
+        found |= {f"{loss}.{name}": value for name, value in gradients({loss: 1.0}).items()}
+    for phase, config in phases().items():
+        found |= {f"{phase}.{name}": value for name, value in trained(config, folder / phase).items()}
+    rows = torch.arange(6.0).view(2, 3) + 10 * rank()
+    found["gathered"] = gather(rows)
+    found["gathered_bool"] = gather(rows > 3)
+    found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
+    found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
+    return {name: value.contiguous().clone() for name, value in found.items()}
+
+
+def work(number: int, folder: str) -> None:
+    """Rank `number` of two."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
+    save_file(everything(Path(folder) / "two"), Path(folder) / f"rank{number}.safetensors")
+    distributed.destroy_process_group()

@@ -1,0 +1,111 @@
+"""Two ranks compute what one process computes on the joined batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitgen.training.distributed import agree, gather, mean_over_ranks, weighted_mean
+from tests import ranks
+
+Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What rank 0, rank 1 and one process alone found, and the folder of the runs."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(ranks.work, (str(folder),), nprocs=2)
+    alone = ranks.everything(folder / "one")
+    return *(load_file(folder / f"rank{r}.safetensors") for r in range(2)), alone, folder
+
+
+def _under(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("losses", ["itc", "itm", "all"])
+def test_gradients_are_those_of_one_process_on_the_joined_batch(results: Results, losses: str) -> None:
+    found, _, expected, _ = (_under(r, f"{losses}.gradient.") if isinstance(r, dict) else r for r in results)
+    assert isinstance(found, dict)
+    assert isinstance(expected, dict)
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-4, atol=1e-6 * largest, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_there_are_gradients_to_compare(results: Results) -> None:
+    norms = {name: float(value.norm()) for name, value in _under(results[2], "all.gradient.").items()}
+    assert [
+        name for name, norm in norms.items() if norm < 1e-7 and "mask_token" not in name and "k_proj.bias" not in name
+    ] == []
+
+
+def test_queues_are_equal_on_both_ranks_and_to_one_process(results: Results) -> None:
+    first, second, alone = (_under(r, "all.queue.") for r in results[:3])
+    assert first["count"].item() == 3 * 8
+    assert [name for name in alone if not first[name].equal(second[name])] == []
+    assert first["image_ids"].equal(alone["image_ids"])
+    torch.testing.assert_close(first["texts"], alone["texts"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", range(ranks.STEPS))
+def test_draws_do_not_depend_on_the_number_of_ranks(results: Results, step: int) -> None:
+    first, second, alone = (r[f"all.draws.{step}"] for r in results[:3])
+    assert torch.cat([first, second]).equal(alone)
+
+
+@pytest.mark.parametrize("phase", ["coarse", "fine"])
+def test_a_run_ends_with_the_same_weights_on_both_ranks(results: Results, phase: str) -> None:
+    first, second = (_under(r, f"{phase}.") for r in results[:2])
+    assert len(first) > 50
+    assert [name for name in first if not first[name].equal(second[name])] == []
+
+
+def _losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{n: v for n, v in line.items() if n not in ("images_per_s", "event")} for line in lines]
+
+
+@pytest.mark.parametrize("phase", ["coarse", "fine"])
+def test_a_runs_figures_are_those_of_one_process(results: Results, phase: str) -> None:
+    two, one = _losses(results[3] / "two" / phase), _losses(results[3] / "one" / phase)
+    assert [line.keys() for line in two] == [line.keys() for line in one]
+    assert two[0] == pytest.approx(one[0], rel=1e-4)
+    assert [line["loss"] for line in two if "loss" in line] == pytest.approx(
+        [x["loss"] for x in one if "loss" in x], rel=1e-2
+    )
+
+
+def test_rows_are_gathered_in_the_order_of_ranks(results: Results) -> None:
+    expected = [[0, 1, 2], [3, 4, 5], [10, 11, 12], [13, 14, 15]]
+    assert [r["gathered"].tolist() for r in results[:2]] == [expected] * 2
+    assert results[0]["gathered_bool"].tolist() == [[value > 3 for value in row] for row in expected]
+
+
+def test_a_weighted_mean_is_of_all_ranks_rows(results: Results) -> None:
+    values, weights = (1.0, 2.0, 11.0, 12.0), (1.0, 0.0, 1.0, 3.0)
+    expected = sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+    assert (results[0]["mean"] + results[1]["mean"]).item() / 2 == pytest.approx(expected)
+
+
+def test_all_ranks_stop_when_one_does(results: Results) -> None:
+    assert [r["agreed"].tolist() for r in results[:2]] == [[True, False]] * 2
+
+
+def test_alone_everything_is_the_identity() -> None:
+    rows = torch.arange(4.0)
+    assert gather(rows) is rows
+    assert mean_over_ranks(rows).equal(rows)
+    assert agree(True, rows.device)
+    assert not agree(False, rows.device)
+
+
+@pytest.mark.parametrize(("weights", "mean"), [([1.0, 1.0, 2.0], 2.25), ([0.0, 0.0, 1.0], 3.0), ([0.0, 0.0, 0.0], 0.0)])
+def test_rows_weigh_what_they_are_given(weights: list[float], mean: float) -> None:
+    assert weighted_mean(torch.tensor([1.0, 2.0, 3.0]), torch.tensor(weights)).item() == pytest.approx(mean)

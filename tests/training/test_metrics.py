@@ -1,0 +1,61 @@
+"""A run's figures: whole lines, and none from after the step that a run goes on from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bitgen.training.metrics import MetricsLog
+from tests import fakes
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_figures_are_one_object_a_line(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(1, loss=0.5, lr=0.1)
+        log.write(2, event="thawed")
+    assert _lines(tmp_path) == [{"step": 1, "loss": 0.5, "lr": 0.1}, {"step": 2, "event": "thawed"}]
+
+
+def test_a_line_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(1, loss=0.5)
+        assert _lines(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        for step in range(1, 6):
+            log.write(step, loss=float(step))
+    with MetricsLog(tmp_path, fakes.config(), 3) as log:
+        log.write(4, loss=40.0)
+    assert [line["loss"] for line in _lines(tmp_path)] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_a_resumed_run_drops_the_event_that_its_first_step_brings_again(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(3, loss=1.0)
+        log.write(3, event="thawed")
+    with MetricsLog(tmp_path, fakes.config(), 3):
+        assert _lines(tmp_path) == [{"step": 3, "loss": 1.0}]
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    with MetricsLog(tmp_path, fakes.config(), 5) as log:
+        log.write(2, loss=3.0)
+    assert _lines(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 3.0}]
+
+
+def test_a_new_run_in_an_old_folder_starts_empty(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    with MetricsLog(tmp_path, fakes.config(), 0):
+        assert _lines(tmp_path) == []
+
+
+def test_nothing_but_the_figures_is_left_in_the_folder(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(1, loss=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
