@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from bitgen.model.bitgen import BitGen
-from bitgen.objectives.captioning import CHUNK
+from bitgen.objectives.captioning import CHUNK_BYTES
 from bitgen.objectives.total import Objective
-from bitgen.tokens import VOCABULARY
 from bitgen.training.config import TrainConfig
 from bitgen.training.optimizer import set_trainable
 from bitgen.training.schedule import Schedule
@@ -94,7 +93,7 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
         "gradients and moments": trained,
         "vision activations": tower,
         "other activations": own * config.model.width * per_unit,
-        "caption logits": min(CHUNK, images * TYPICAL_TEXT_TOKENS) * VOCABULARY * 8,
+        "caption logits": 2 * CHUNK_BYTES,
         "queue": config.loss.queue * config.model.width * 8,
     }
 

@@ -31,7 +31,7 @@ def _reference(states: Tensor, embedding: Tensor, ids: Tensor, smoothing: float)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 4, 5, 18, 1024])
 def test_loss_and_gradients_are_those_of_torch(monkeypatch: pytest.MonkeyPatch, chunk: int, smoothing: float) -> None:
-    monkeypatch.setattr(captioning, "CHUNK", chunk)
+    monkeypatch.setattr(captioning, "CHUNK_BYTES", chunk * 4 * V)
     states, embedding, ids = _operands()
     expected = _reference(states, embedding, ids, smoothing)
     to_states, to_embedding = torch.autograd.grad(3 * expected, (states, embedding))
