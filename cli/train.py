@@ -1,6 +1,5 @@
 """bitgen-train: a phase of the curriculum, from shards to a checkpoint. The one place that joins the stream to the trainer."""
 
-import argparse
 import logging
 import os
 import signal
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import tyro
 
 from bitgen.batch import Batch, BatchError, load
 from bitgen.image import Transform
@@ -22,21 +20,14 @@ from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
-from bitgen.training.phases import configure
 from bitgen.training.schedule import Schedule
+from cli.flags import parse
 from shards.format import ShardError
 from shards.index import ShardIndex
+from shards.mixture import Mixture
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
-
-DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
-  --phase {coarse,fine}   coarse aligns images and texts; fine grounds phrases
-  --preset {base,demo}    base: DINOv2-base; demo: a small tower of random weights, minutes on two CPU cores
-  --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME
-  --init CKPT             start from a run folder, a checkpoint folder or hf://owner/name; its model's shape is taken over
-  --resume RUN            go on exactly where a run stopped; no other flag with it
-  --dry-run               print parameters, mixture, steps and memory, and end"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,44 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ShardError, CheckpointError, VisionError, BatchError, TrainingError, OSError) as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 1
-
-
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
-    """The options beside the configuration, and the configuration. Raises `ConfigError`; a wrong flag exits with 2."""
-    first = argparse.ArgumentParser("bitgen-train", add_help=False, allow_abbrev=False)
-    first.add_argument("--phase", choices=("coarse", "fine"), default="coarse")
-    first.add_argument("--preset", choices=("base", "demo"), default="base")
-    first.add_argument("--mixture", nargs="+", default=[])
-    first.add_argument("--init", default="")
-    first.add_argument("--resume", default="")
-    first.add_argument("--dry-run", action="store_true")
-    options, rest = first.parse_known_args(list(arguments))
-    if options.resume:
-        if rest or options.init:
-            raise ConfigError(f"expected no other flag with --resume, found {' '.join(rest) or '--init'}")
-        return options, _place(checkpoint.read_state(checkpoint.find(options.resume, last=True)).config, options.resume)
-    config = configure(options.phase, options.preset)
-    if options.mixture:
-        config = replace(config, data=replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0)))
-    if options.init:
-        model = checkpoint.read_state(checkpoint.find(options.init)).config.model
-        config = replace(config, model=model, run=replace(config.run, init=options.init))
-    return options, tyro.cli(TrainConfig, args=rest, default=config, prog="bitgen-train", description=DESCRIPTION)
-
-
-def _place(config: TrainConfig, folder: str) -> TrainConfig:
-    """The configuration of a run that may have moved since it started."""
-    path = Path(folder)
-    path = path.parents[1] if path.parent.name == "checkpoints" else path
-    runs = path.parents[len(Path(config.run.name).parts) - 1]
-    return replace(config, run=replace(config.run, runs=str(runs), name=str(path.relative_to(runs))))
+    except KeyboardInterrupt:
+        print("bitgen-train: stopped; the same command, or --resume with a run's folder, goes on", file=sys.stderr)
+        return 1
 
 
 def dry_run(config: TrainConfig) -> str:
     """What the run would be, as text; needs neither weights nor shards."""
     objective = summary.build_shape(config)
     sizes = {name: _size(config, name) for name in config.data.mixture}
-    samples = config.data.samples_per_epoch or sum(sizes.values())
+    drawn = sum(sizes[name] for name, weight in config.data.mixture.items() if weight)
+    samples = config.data.samples_per_epoch or drawn
     return "\n\n".join(
         [
             summary.format_parameters(summary.count_parameters(objective)),
@@ -114,15 +78,9 @@ def run(config: TrainConfig, resume: bool) -> int:
     folder = Path(config.run.runs) / config.run.name
     if not resume and checkpoint.list_checkpoints(folder):
         raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
-    stream = Stream.open(
-        Path(config.data.root) / "shards",
-        config.data.mixture,
-        seed=config.run.seed,
-        texts_per_image=config.data.texts_per_image,
-        max_tokens=config.data.max_tokens,
-    )
+    stream = open_stream(config)
     holdout = check_datasets(stream, config)
-    objective, state, resume_from = prepare(config, stream.mixture.size, holdout, folder if resume else None)
+    objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
         checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
@@ -137,6 +95,7 @@ def run(config: TrainConfig, resume: bool) -> int:
     )
     if distributed.rank() == 0:
         print(report(result, folder))
+    distributed.leave()
     return 0
 
 
@@ -155,9 +114,29 @@ def choose_device(config: TrainConfig) -> torch.device:
     return torch.device(wanted)
 
 
+def open_stream(config: TrainConfig) -> Stream:
+    """The mixture's datasets in their order. Raises `ConfigError` where ranks cannot share a micro-batch of them evenly."""
+    if config.optim.batch % distributed.world():
+        raise ConfigError(
+            f"expected optim.batch to be a multiple of {distributed.world()} ranks, found {config.optim.batch}"
+        )
+    if not config.data.mixture:
+        raise ConfigError("expected data.mixture to name a dataset, found none")
+    return Stream.open(
+        Path(config.data.root) / "shards",
+        config.data.mixture,
+        seed=config.run.seed,
+        texts_per_image=config.data.texts_per_image,
+        max_tokens=config.data.max_tokens,
+    )
+
+
 def check_datasets(stream: Stream, config: TrainConfig) -> str:
     """The hold-out hash that all training shards share. Raises `ConfigError` for evaluation data and for mixed hashes."""
     for name, index in stream.indexes.items():
+        absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
+        if absent:
+            raise ShardError(f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.folder}")
         if index.dataset["role"] == "eval":
             raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
     hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}
@@ -171,7 +150,7 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
 
 
 def prepare(
-    config: TrainConfig, samples: int, holdout: str, resumed_run: Path | None
+    config: TrainConfig, mixture: Mixture, holdout: str, resumed_run: Path | None
 ) -> tuple[Objective, State, Path | None]:
     """The objective with its weights, where the run stands, and the checkpoint that it goes on from, if any."""
     torch.manual_seed(config.run.seed)
@@ -179,6 +158,9 @@ def prepare(
         folder = checkpoint.find(resumed_run, last=True)
         state = replace(checkpoint.read_state(folder), config=config)
         _check_holdout(state, holdout, config)
+        if state.stream != mixture.fingerprint:
+            log.warning("the shards are not those that the run started with: a new order of samples starts here")
+            state = replace(state, position=0, stream=mixture.fingerprint)
         model = checkpoint.build_model(state, folder)
         checkpoint.load_weights(model, folder)
         return Objective(model, config.loss), state, folder
@@ -189,9 +171,12 @@ def prepare(
         model = checkpoint.build_model(origin, folder)
         checkpoint.load_weights(model, folder)
     else:
+        if config.phase == "fine":
+            log.warning("no --init: the fine phase starts from layers that have learned nothing")
         model = BitGen(config.model)
-    epoch = config.data.samples_per_epoch or samples
-    return Objective(model, config.loss), State(0, 0, epoch, config, holdout, model.vision.config_dict()), None
+    epoch = config.data.samples_per_epoch or mixture.size
+    state = State(0, 0, epoch, config, holdout, model.vision.config_dict(), stream=mixture.fingerprint)
+    return Objective(model, config.loss), state, None
 
 
 def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:

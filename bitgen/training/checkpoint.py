@@ -49,6 +49,8 @@ class State:
     """Of the evaluation images that the training shards leave out."""
     vision: dict[str, Any]
     """The shape of the vision tower, as `VisionTower.config_dict` gives it."""
+    stream: str = ""
+    """`shards.mixture.Mixture.fingerprint` of the order that `position` counts in."""
     best_figure: float | None = None
     best_step: int | None = None
     validations_without_better: int = 0

@@ -25,6 +25,12 @@ def join(device: torch.device) -> None:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
+def leave() -> None:
+    """Leave the process group at the end of a run; NCCL warns of one that was only forgotten."""
+    if is_distributed():
+        distributed.destroy_process_group()
+
+
 class _Gather(torch.autograd.Function):
     """All ranks' rows; backward sums every rank's gradient for this rank's rows."""
 

@@ -1,0 +1,88 @@
+"""bitgen-train's command line becomes a configuration: every field is a flag, an unknown one is refused."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import tyro
+
+from bitgen.training import checkpoint
+from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.phases import configure
+
+DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
+  --phase {coarse,fine}   coarse aligns images and texts; fine grounds phrases
+  --preset {base,demo}    base: DINOv2-base; demo: a small tower of random weights, minutes on two CPU cores
+  --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME
+  --init CKPT             start from a run folder, a checkpoint folder or hf://owner/name; its model's shape is taken over
+  --resume RUN            go on exactly where a run stopped; no other flag with it
+  --dry-run               print parameters, mixture, steps and memory, and end"""
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
+    """The options beside the configuration, and the configuration. Raises `ConfigError`; a wrong flag exits with 2."""
+    first = argparse.ArgumentParser("bitgen-train", add_help=False, allow_abbrev=False)
+    first.add_argument("--phase", choices=("coarse", "fine"))
+    first.add_argument("--preset", choices=("base", "demo"))
+    first.add_argument("--mixture", nargs="+")
+    first.add_argument("--init", default="")
+    first.add_argument("--resume", default="")
+    first.add_argument("--dry-run", action="store_true")
+    options, rest = first.parse_known_args(list(arguments))
+    if options.resume:
+        given = [f"--{name}" for name in ("phase", "preset", "mixture", "init") if getattr(options, name)]
+        if rest or given:
+            raise ConfigError(f"expected no other flag with --resume, found {' '.join(given + rest)}")
+        return options, _resumed(options.resume)
+    config = configure(options.phase or "coarse", options.preset or "base")
+    if options.mixture:
+        config = replace(config, data=replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0)))
+    if options.init:
+        model = checkpoint.read_state(checkpoint.find(options.init)).config.model
+        config = replace(config, model=model, run=replace(config.run, init=options.init))
+    _refuse_unknown(rest, [*(f"--{name}".replace("_", "-") for name in vars(options)), *flags(config)])
+    return options, tyro.cli(TrainConfig, args=rest, default=config, prog="bitgen-train", description=DESCRIPTION)
+
+
+def flags(config: TrainConfig) -> list[str]:
+    """Every field as its flag; a switch also has one that turns it off."""
+    found = []
+    for name, value in _leaves(config, ""):
+        flag = f"--{name}".replace("_", "-")
+        prefix, dot, last = flag.rpartition(".")
+        found += [flag, f"{prefix}{dot}no-{last}"] if isinstance(value, bool) else [flag]
+    return found
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
+    fields = asdict(value) if isinstance(value, TrainConfig) else value  # pyright: ignore[reportArgumentType]
+    if isinstance(fields, dict) and fields:
+        for key, inner in fields.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raises `ConfigError` with the nearest name: tyro knows no flag of ours, and names none that is a word away."""
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in {*known, "--help"}:
+            nearest = get_close_matches(flag, known, 1, cutoff=0)[0]
+            raise ConfigError(f"expected a flag of bitgen-train, found {flag}; the nearest is {nearest} (see --help)")
+
+
+def _resumed(path: str) -> TrainConfig:
+    """The configuration of a run that may have moved since it started."""
+    checkpoint_folder = checkpoint.find(path, last=True).absolute()
+    config = checkpoint.read_state(checkpoint_folder).config
+    run = checkpoint_folder.parents[1]
+    if checkpoint_folder.parent.name != "checkpoints" or checkpoint.find(run, last=True) != checkpoint_folder:
+        raise ConfigError(
+            f"expected a run's folder or its last checkpoint, found {path}; start from any other by --init"
+        )
+    runs = run.parents[len(Path(config.run.name).parts) - 1]
+    return replace(config, run=replace(config.run, runs=os.path.relpath(runs), name=str(run.relative_to(runs))))

@@ -1,0 +1,458 @@
+"""bitgen-train from its command line: what it refuses, what it prints, and a run that survives a kill."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitgen.training import checkpoint
+from bitgen.training.phases import configure
+from cli.flags import flags
+from cli.train import main
+from tests import fakes
+
+TINY = """
+--preset demo --mixture coarse/squares --data.image-px 56 --data.workers 2 --model.vision.random-width 32
+--model.vision.random-layers 2 --model.vision.random-heads 2 --model.vision.lora-rank 2 --model.width 16
+--model.compressor-width 24 --model.heads 2 --model.ffn 24 --model.text-layers 2 --model.fusion-layers 1
+--model.decoder-layers 1 --model.grounding-layers 1 --model.memory-slots 4 --optim.batch 4 --optim.epochs 30
+--optim.lora-warmup-epochs 2.5 --loss.queue 8 --loss.episode 4 --run.log-every 1 --run.checkpoint-every 4
+"""
+"""60 steps on 8 samples, thawed at step 5."""
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """One thread, and this process's own signal handlers and switches afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a training and an evaluation dataset."""
+    root = tmp_path_factory.mktemp("data")
+    fakes.write_shards(root, "coarse/squares")
+    fakes.write_shards(root, "coarse/others", holdout="1" * 64, first=100)
+    fakes.write_shards(root, "eval/squares", role="eval", first=200)
+    return root
+
+
+def _tiny(data: Path, runs: Path, *more: str) -> list[str]:
+    return [*TINY.split(), "--data.root", str(data), "--run.runs", str(runs), "--run.name", "squares", *more]
+
+
+@pytest.fixture(scope="module")
+def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs with one that nothing interrupted."""
+    runs = tmp_path_factory.mktemp("runs")
+    torch.set_num_threads(1)
+    assert main(_tiny(squares, runs)) == 0
+    return runs
+
+
+def _refused(capsys: pytest.CaptureFixture[str], code: int, arguments: list[str]) -> str:
+    """The one line that says why."""
+    assert main(arguments) == code
+    found = capsys.readouterr()
+    assert found.out == ""
+    lines = [line for line in found.err.splitlines() if line.startswith("bitgen-train: ")]
+    assert len(lines) == 1
+    assert found.err.splitlines()[-1] == lines[0]
+    return lines[0].removeprefix("bitgen-train: ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--optim.lrr", "--optim.lr"),
+        ("--optim.wd", "--optim.lr"),
+        ("--presett", "--preset"),
+        ("--resum", "--resume"),
+        ("--phaze", "--phase"),
+        ("--dryrun", "--dry-run"),
+        ("--model.vision.lorarank", "--model.vision.lora-rank"),
+        ("--data.mixture.coarse/coco-trian", "--data.mixture.coarse/coco-train"),
+    ],
+)
+@pytest.mark.parametrize("value", [["1"], []])
+def test_an_unknown_flag_is_refused_with_the_nearest_name(
+    capsys: pytest.CaptureFixture[str], flag: str, nearest: str, value: list[str]
+) -> None:
+    line = _refused(capsys, 2, [flag, *value])
+    assert line == f"expected a flag of bitgen-train, found {flag}; the nearest is {nearest} (see --help)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--optim.lr fast", "--optim.epochs", "--run.device tpu", "--phase middle", "surplus", "--optim.epochs 2.5"],
+)
+def test_a_wrong_value_is_wrong_use(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--optim.lr -1", "expected optim.lr to be within (0, inf), found -1.0"),
+        ("--run.seed -1", "expected run.seed to be within [0, 2147483648), found -1"),
+        ("--run.log-every 0", "expected run.log_every to be within [1, inf), found 0"),
+        ("--model.heads 0", "expected model.heads to be within [1, inf), found 0"),
+        ("--run.name ../x", "expected run.name to be a plain folder name, found '../x'"),
+        ("--data.mixture.coarse/coco-train -1", "expected data.mixture to be finite weights of 0 or more"),
+    ],
+)
+def test_a_value_out_of_its_range_is_wrong_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_dataset_is_named(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
+    line = _refused(capsys, 1, _tiny(squares, tmp_path, "--mixture", "coarse/nothing"))
+    assert line == f"expected a finished dataset, found no dataset.json: {squares}/shards/coarse/nothing"
+
+
+def test_evaluation_data_is_never_trained_on(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
+    line = _refused(capsys, 2, _tiny(squares, tmp_path, "--mixture", "coarse/squares", "eval/squares"))
+    assert line == "expected training data in data.mixture, found evaluation data: eval/squares"
+
+
+def test_shards_of_two_hold_out_lists_are_not_mixed(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    line = _refused(capsys, 2, _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/others"))
+    assert line.startswith("expected shards built under one hold-out list, found coarse/squares 000000000000, ")
+    assert line.endswith("or pass --data.allow-other-holdout")
+
+
+def test_a_checkpoint_of_another_hold_out_list_is_not_gone_on_from(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    arguments = ["--init", str(whole / "squares"), "--mixture", "coarse/others", "--data.root", str(squares)]
+    line = _refused(capsys, 2, [*arguments, "--preset", "demo", "--run.runs", str(tmp_path)])
+    assert line.startswith("expected shards that hold out what the checkpoint did (000000000000), found 111111111111; ")
+
+
+def test_shards_that_do_not_say_what_they_hold_out_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = fakes.write_shards(tmp_path, "coarse/squares") / "dataset.json"
+    path.write_text(json.dumps({n: v for n, v in json.loads(path.read_text()).items() if n != "holdout_sha256"}))
+    line = _refused(capsys, 1, _tiny(tmp_path, tmp_path / "runs"))
+    assert line == f"expected role and holdout_sha256 in dataset.json, found no holdout_sha256: {path.parent}"
+
+
+def test_an_existing_run_is_not_written_over(capsys: pytest.CaptureFixture[str], squares: Path, whole: Path) -> None:
+    line = _refused(capsys, 2, _tiny(squares, whole))
+    assert line == (f"expected a new run, found checkpoints: {whole}/squares; --resume it, or give --run.name another")
+
+
+@pytest.mark.parametrize("flag", ["--init", "--resume"])
+def test_a_place_without_a_checkpoint_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str) -> None:
+    line = _refused(capsys, 1, [flag, str(tmp_path)])
+    assert line == (
+        f"expected a run folder, a checkpoint folder or hf://owner/name, found no model.safetensors: {tmp_path}"
+    )
+
+
+def test_a_damaged_checkpoint_is_named(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint.find(whole / "squares"), tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"half")
+    line = _refused(capsys, 1, ["--init", f"{tmp_path}/broken", *_tiny(squares, tmp_path)])
+    assert line.startswith("expected a readable safetensors file, found ")
+    assert str(tmp_path / "broken") in line
+
+
+def test_a_checkpoint_of_another_shape_is_named(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    line = _refused(capsys, 1, ["--init", str(whole / "squares"), *_tiny(squares, tmp_path, "--model.width", "32")])
+    assert re.search(r"^expected \S+ of shape \[.*32.*\], found \[.*16.*\]: .*model.safetensors$", line)
+
+
+def test_stock_weights_that_are_not_there_are_named(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    arguments = ["--mixture", "coarse/squares", "--data.root", str(squares), "--run.runs", str(tmp_path / "runs")]
+    line = _refused(capsys, 1, [*arguments, "--model.vision.model", str(tmp_path / "dinov2")])
+    assert "expected the DINOv2 weights of" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").write_text("")
+    assert str(tmp_path / "runs") in _refused(capsys, 1, _tiny(squares, tmp_path / "runs"))
+
+
+@pytest.mark.parametrize("more", ["--phase fine", "--preset demo", "--mixture a", "--init x", "--optim.lr 1"])
+def test_resuming_takes_no_other_flag(capsys: pytest.CaptureFixture[str], whole: Path, more: str) -> None:
+    line = _refused(capsys, 2, ["--resume", str(whole / "squares"), *more.split()])
+    assert line.startswith(f"expected no other flag with --resume, found {more.split()[0]}")
+
+
+def test_a_run_is_not_resumed_from_an_earlier_checkpoint(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
+    earlier = str(checkpoint.list_checkpoints(whole / "squares")[0])
+    line = _refused(capsys, 2, ["--resume", earlier])
+    assert line == (f"expected a run's folder or its last checkpoint, found {earlier}; start from any other by --init")
+
+
+@pytest.mark.parametrize("inside", [".", "checkpoints/step-00000060", "../squares"])
+def test_a_run_is_resumed_from_wherever_it_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, whole: Path, inside: str
+) -> None:
+    monkeypatch.chdir(whole / "squares")
+    assert main(["--resume", inside]) == 0
+    assert capsys.readouterr().out.startswith("coarse phase: 60 steps: ")
+
+
+def test_a_run_says_what_it_made_and_what_to_run_next(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    monkeypatch.chdir(whole)
+    assert main(["--resume", "squares"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "coarse phase: 60 steps: squares/checkpoints/step-00000060",
+        "next: bitgen-train --phase fine --init squares",
+    ]
+
+
+def test_a_run_leaves_its_configuration_figures_and_checkpoints(whole: Path) -> None:
+    assert sorted(path.name for path in (whole / "squares").iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+    ]
+    lines = [json.loads(line) for line in (whole / "squares" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "event" not in line] == list(range(1, 61))
+    assert [line["step"] for line in lines if "event" in line] == [5]
+
+
+def test_the_fine_phase_takes_over_the_shape_and_the_weights(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    arguments = f"--phase fine --preset demo --init {whole}/squares --mixture coarse/squares --data.root {squares}"
+    small = "--data.image-px 56 --optim.batch 4 --optim.epochs 1 --optim.lr 1e-30 --optim.weight-decay 0"
+    assert main([*arguments.split(), *small.split(), "--run.runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: bitgen-eval {tmp_path}/fine"
+    before, after = _weights(whole / "squares"), _weights(tmp_path / "fine")
+    names = [name for name in before if "temperature" not in name]
+    assert [name for name in names if not torch.allclose(after[name], before[name], rtol=0, atol=1e-6)] == []
+
+
+def test_changed_shards_start_a_new_order(
+    caplog: pytest.LogCaptureFixture, squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "squares", tmp_path / "squares")
+    shutil.rmtree(tmp_path / "squares" / "checkpoints" / "step-00000060")
+    fakes.write_shards(tmp_path, "coarse/squares", 12)
+    last = checkpoint.find(tmp_path / "squares", last=True)
+    text = (last / "state.json").read_text()
+    (last / "state.json").write_text(text.replace(str(squares), str(tmp_path)))
+    assert main(["--resume", str(tmp_path / "squares")]) == 0
+    assert "a new order of samples starts here" in caplog.text
+    assert checkpoint.read_state(checkpoint.find(tmp_path / "squares")).position == 4 * 4
+
+
+def _weights(run: Path) -> dict[str, Tensor]:
+    return load_file(checkpoint.find(run, last=True) / "model.safetensors")
+
+
+def _launch(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cli.train", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for(process: subprocess.Popen[str], run: Path, steps: int) -> None:
+    """Until the run has a checkpoint of `steps` steps or more."""
+    while not any(int(path.name[-8:]) >= steps for path in checkpoint.list_checkpoints(run)):
+        try:
+            code = process.wait(timeout=0.005)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"ended with {code}: {process.communicate()[1]}")
+
+
+def test_a_run_that_was_killed_and_one_that_was_stopped_go_on_bit_for_bit(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "squares"
+    killed = _launch(*_tiny(squares, tmp_path))
+    _wait_for(killed, run, 4)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    stopped = _launch("--resume", str(run))
+    _wait_for(stopped, run, 16)
+    stopped.terminate()
+    out, error = stopped.communicate()
+    assert stopped.returncode == 0, error
+    step = checkpoint.read_state(checkpoint.find(run, last=True)).step
+    assert out.splitlines()[0].startswith(f"stopped at step {step} of 60: ")
+    assert out.splitlines()[1].startswith("next: bitgen-train --resume ")
+    assert main(["--resume", str(run)]) == 0
+    expected = _weights(whole / "squares")
+    assert [name for name, tensor in _weights(run).items() if not tensor.equal(expected[name])] == []
+    assert _figures(run) == _figures(whole / "squares")
+
+
+def _figures(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+
+
+def test_a_dry_run_prints_the_exact_table_without_weights_or_shards(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--phase", "coarse", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:48].strip(): [int(n.replace(",", "")) for n in line[48:].split()] for line in lines[1:12]}
+    assert rows["vision tower (DINOv2)"] == [86_580_480, 589_824, 0]
+    assert rows["compressor"] == [0, 0, 344_832]
+    assert rows["token embedding (tied with the decoder's head)"] == [0, 0, 6_432_896]
+    assert rows["sum"] == [sum(row[i] for name, row in rows.items() if name != "sum") for i in range(3)]
+    assert "data mixture" in lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_built_shards_gives_the_steps(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    arguments = _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/others")
+    assert main([*arguments, "--data.mixture.coarse/others", "0", "--dry-run"]) == 0
+    found = capsys.readouterr().out
+    assert "epochs 30 x 8 draws = 60 steps of 4 images (4 x 1 micro-steps)" in found  # 0 leaves a dataset out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_the_fine_phase_takes_over_the_shape(
+    capsys: pytest.CaptureFixture[str], whole: Path, tmp_path: Path
+) -> None:
+    assert main(["--phase", "fine", "--preset", "demo", "--init", str(whole / "squares"), "--dry-run"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[4].split()[-3:] == ["0", "0", f"{50257 * 16:,}"]
+
+
+def test_a_name_with_an_underscore_can_be_weighed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data.mixture.coarse/visual_genome-train", "3", "--dry-run"]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if "visual_genome" in x)
+    assert "weight 3" in line
+
+
+FLAGS = """
+--phase
+--data.root
+--data.mixture
+--data.validation
+--data.samples-per-epoch
+--data.image-px
+--data.crop-scale-min
+--data.texts-per-image
+--data.max-tokens
+--data.workers
+--data.allow-other-holdout --data.no-allow-other-holdout
+--model.vision.model
+--model.vision.weights
+--model.vision.mode
+--model.vision.lora-rank
+--model.vision.lora-alpha
+--model.vision.random-width
+--model.vision.random-layers
+--model.vision.random-heads
+--model.vision.random-patch-px
+--model.width
+--model.compressor-width
+--model.heads
+--model.ffn
+--model.text-layers
+--model.fusion-layers
+--model.decoder-layers
+--model.grounding-layers
+--model.memory-slots
+--model.temperature
+--model.ternary --model.no-ternary
+--optim.batch
+--optim.accumulation
+--optim.epochs
+--optim.lr
+--optim.ternary-lr-scale
+--optim.lora-lr-scale
+--optim.gate-lr-scale
+--optim.weight-decay
+--optim.beta1
+--optim.beta2
+--optim.warmup-steps
+--optim.lr-final
+--optim.clip
+--optim.lora-warmup-epochs
+--loss.itc
+--loss.itm
+--loss.text
+--loss.grounding
+--loss.region
+--loss.memory-kl
+--loss.queue
+--loss.label-smoothing
+--loss.episode
+--loss.episode-share
+--run.name
+--run.runs
+--run.init
+--run.seed
+--run.device
+--run.precision
+--run.log-every
+--run.checkpoint-every
+--run.keep
+--run.validate-every
+--run.patience
+--run.wandb --run.no-wandb
+"""
+"""Each is a decision: a new field changes this list."""
+
+
+def test_every_field_is_a_flag() -> None:
+    config = configure("coarse", "base")
+    plain = replace(config, data=replace(config.data, mixture={}))
+    assert flags(plain) == FLAGS.split()
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    shown = set(re.findall(r"--[a-z][\w./+-]*", capsys.readouterr().out))
+    options = {"--preset", "--mixture", "--init", "--resume", "--dry-run", "--help", "--data.mixture.NAME"}
+    assert shown == options | set(flags(configure("coarse", "base")))
