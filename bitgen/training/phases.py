@@ -51,7 +51,7 @@ def fine() -> TrainConfig:
                 "fine/refcoco+-train": 1.0,
                 "fine/refcocog-train": 1.0,
                 "fine/mixed-train": 1.0,
-                "fine/flickr30k-entities-train": 1.0,
+                "fine/flickr30k-grounded-train": 1.0,
                 "coarse/coco-train": 0.25,
             },
             validation=("eval/refcoco-val",),
