@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bitgen.training.phases import coarse, fine
 from pipeline.annotations import READERS
 from pipeline.manifest import Manifest, Source, read_manifest
 
@@ -70,3 +71,9 @@ def test_the_zip_of_the_training_photographs_is_the_official_one() -> None:
 
 def test_the_embedded_sample_stays_under_12_mb() -> None:
     assert sum(file.bytes for file in shipped("sample").files) < 12e6
+
+
+def test_every_dataset_that_a_phase_names_comes_from_a_manifest() -> None:
+    built = {source.dataset for path in sorted(FOLDER.glob("*.toml")) for source in read_manifest(path).sources}
+    named = {name for phase in (coarse(), fine()) for name in [*phase.data.mixture, *phase.data.validation]}
+    assert named - built == set()
