@@ -183,6 +183,31 @@ def test_accumulated_micro_steps_are_one_step_of_their_mean(tmp_path: Path) -> N
     assert _lines(tmp_path / "both")[0]["grounding"] == pytest.approx(sum(singles) / 2, rel=1e-6)
 
 
+def _moved(run: Path, config: TrainConfig) -> dict[str, float]:
+    """How far each parameter moves in one step, at most."""
+    before = fakes.objective(config).model.state_dict()
+    _start(run, config, should_stop=_after(1))
+    return {name: float((after - before[name]).abs().max()) for name, after in _weights_at(run, 1).items()}
+
+
+def test_each_group_moves_at_its_own_rate(tmp_path: Path) -> None:
+    scales = {"ternary_lr_scale": 2.0, "gate_lr_scale": 5.0, "weight_decay": 0.0, "lr": 1e-3}
+    moved = _moved(tmp_path, fakes.config(optim=scales))
+    names = ("image_layers.0.attention.query.weight", "text.fused_layers.0.gate", "image_norm.weight")
+    # Adam's first step is the rate itself, wherever the gradient is much larger than its epsilon.
+    assert [moved[name] for name in names] == pytest.approx([2e-3, 5e-3, 1e-3], rel=1e-2)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    moved = _moved(tmp_path, fakes.config(optim={"clip": 1e-12, "weight_decay": 0.0, "lr": 1e-3}))
+    assert max(moved.values()) < 1e-6  # far below Adam's epsilon, a gradient moves next to nothing
+
+
+def test_the_norm_is_written_down_before_clipping(tmp_path: Path) -> None:
+    _start(tmp_path, fakes.config(optim={"clip": 1e-12}), should_stop=_after(1))
+    assert _lines(tmp_path)[0]["grad_norm"] > 0.1
+
+
 def test_the_loss_falls(tmp_path: Path) -> None:
     batch = fakes.fake_batch()
     config = fakes.config("coarse", optim={"epochs": 10, "lr": 3e-3}, loss={"queue": 0})
