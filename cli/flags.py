@@ -16,7 +16,8 @@ from bitgen.training.phases import configure
 DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
   --phase {coarse,fine}   coarse aligns images and texts; fine grounds phrases
   --preset {base,demo}    base: DINOv2-base; demo: a small tower of random weights, minutes on two CPU cores
-  --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME
+  --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME,
+                          and sets to validate on, none by default, by --data.validation
   --init CKPT             start from a run folder, a checkpoint folder or hf://owner/name; its model's shape is taken over
   --resume RUN            go on exactly where a run stopped; no other flag with it
   --dry-run               print parameters, mixture, steps and memory, and end"""
@@ -39,7 +40,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
         return options, _resumed(options.resume)
     config = configure(options.phase or "coarse", options.preset or "base")
     if options.mixture:
-        config = replace(config, data=replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0)))
+        # Whoever names the data names what to validate on, too: the phase's own sets say nothing about other data.
+        data = replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0), validation=())
+        config = replace(config, data=data)
     if options.init:
         model = checkpoint.read_state(checkpoint.find(options.init)).config.model
         config = replace(config, model=model, run=replace(config.run, init=options.init))

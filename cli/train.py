@@ -22,6 +22,7 @@ from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from cli.flags import parse
+from pipeline.validation import validator
 from shards.format import ShardError
 from shards.index import ShardIndex
 from shards.mixture import Mixture
@@ -81,6 +82,7 @@ def run(config: TrainConfig, resume: bool) -> int:
     stream = open_stream(config)
     holdout = check_datasets(stream, config)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
+    validate = validator(config, objective.model, holdout)
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
         checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
@@ -91,6 +93,7 @@ def run(config: TrainConfig, resume: bool) -> int:
         batches(stream, config, state.position),
         folder,
         resume_from=resume_from,
+        validate=validate,
         should_stop=listen_for_stop(),
     )
     if distributed.rank() == 0:
