@@ -26,7 +26,9 @@ def draw_negatives(similarity: Tensor, allowed: Tensor, uniform: Tensor) -> tupl
     cumulative = probabilities.cumsum(dim=1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     index = (cumulative <= threshold).sum(dim=1).clamp(max=similarity.shape[1] - 1)
-    return index, exists
+    # A parallel sum may step by its last digit over an entry of probability 0, and a draw may fall there.
+    is_allowed = allowed.gather(1, index[:, None])[:, 0]
+    return torch.where(is_allowed, index, logits.argmax(dim=1)), exists
 
 
 def image_text_matching(

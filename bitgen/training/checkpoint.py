@@ -63,7 +63,7 @@ class State:
 
 
 def write_file(path: Path, content: str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all. Raises `OSError` that names it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -71,8 +71,9 @@ def write_file(path: Path, content: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        error.filename = os.fspath(path)  # writing and syncing name none
         raise
 
 

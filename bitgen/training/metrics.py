@@ -80,9 +80,13 @@ class MetricsLog:
         self._wandb = _start_wandb(run, config) if config.run.wandb else None
 
     def write(self, step: int, **values: Any) -> None:
-        """One line: the step and whatever goes with it."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """One line: the step and whatever goes with it. Raises `OSError` that names the file."""
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = self._file.name
+            raise
         if self._wandb is not None:
             self._wandb.log({name: value for name, value in values.items() if name != "event"}, step=step)
 
@@ -92,7 +96,11 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # a full disk again, for what `write` could not
+            if error is None:
+                raise
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(error is not None))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from bitgen.training import checkpoint
 from bitgen.training.phases import configure
 from cli.flags import flags
-from cli.train import main
+from cli.train import listen_for_stop, main
 from tests import fakes
 
 TINY = """
@@ -328,6 +328,15 @@ def test_a_run_that_was_killed_and_one_that_was_stopped_go_on_bit_for_bit(
 def _figures(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+
+
+def test_a_first_ctrl_c_stops_after_the_step_and_a_second_one_at_once() -> None:
+    should_stop = listen_for_stop()
+    assert not should_stop()
+    signal.raise_signal(signal.SIGINT)
+    assert should_stop()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_dry_run_prints_the_exact_table_without_weights_or_shards(

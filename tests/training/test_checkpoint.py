@@ -1,10 +1,8 @@
 """Checkpoints: whole or not there, read back bit for bit, refused with a reason."""
 
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from bitgen.training import checkpoint
 from bitgen.training.checkpoint import MODEL, STATE, TRAINER, CheckpointError, State
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from tests import fakes
+from tests.disk import files_of_at_most
 
 
 def _trained(seed: int = 0, steps: int = 1) -> tuple[Objective, AdamW, State]:
@@ -47,17 +46,6 @@ def folder(written: tuple[Path, Objective, AdamW, State], tmp_path: Path) -> Pat
     """A checkpoint to break: tmp_path/checkpoints/step-00000007."""
     shutil.copytree(written[0].parent, tmp_path / "checkpoints")
     return tmp_path / "checkpoints" / "step-00000007"
-
-
-@contextmanager
-def _files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """As on a full disk: no file of this process grows beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_model_comes_back_bit_for_bit(written: tuple[Path, Objective, AdamW, State]) -> None:
@@ -219,7 +207,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(folder: Path, s
     objective, optimizer, state = _trained()
     run = folder.parents[1]
     assert (folder / MODEL).stat().st_size < 3_600_000 < (folder / TRAINER).stat().st_size
-    with _files_of_at_most(size_bytes), pytest.raises(CheckpointError, match="expected to write a checkpoint") as error:
+    with files_of_at_most(size_bytes), pytest.raises(CheckpointError, match="expected to write a checkpoint") as error:
         checkpoint.save(run, objective, optimizer, replace(state, step=8), {})
     assert "step-00000008" in str(error.value)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000007"]
@@ -308,6 +296,6 @@ def test_a_place_without_a_checkpoint_is_refused(tmp_path: Path, path: str) -> N
 def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     checkpoint.write_file(path, "old")
-    with _files_of_at_most(100), pytest.raises(OSError, match="File too large"):
+    with files_of_at_most(100), pytest.raises(OSError, match=f"File too large: '{path}'"):
         checkpoint.write_file(path, "new" * 100)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("config.json", "old")]

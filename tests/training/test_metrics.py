@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bitgen.training.metrics import MetricsLog
 from tests import fakes
+from tests.disk import files_of_at_most
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:
@@ -59,3 +62,10 @@ def test_nothing_but_the_figures_is_left_in_the_folder(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, fakes.config(), 0) as log:
         log.write(1, loss=0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    named = pytest.raises(OSError, match=f"File too large: '{tmp_path}/metrics.jsonl'")
+    with files_of_at_most(100), named, MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(1, loss=0.5)
+        log.write(2, event="x" * 200)
