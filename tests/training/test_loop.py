@@ -183,6 +183,31 @@ def test_accumulated_micro_steps_are_one_step_of_their_mean(tmp_path: Path) -> N
     assert _lines(tmp_path / "both")[0]["grounding"] == pytest.approx(sum(singles) / 2, rel=1e-6)
 
 
+STILL = {"lr": 1e-30, "weight_decay": 0.0}
+"""Nothing moves, so that a loss depends on its draws alone."""
+
+
+def test_every_micro_step_has_draws_of_its_own(tmp_path: Path) -> None:
+    losses = {"itc": 0.0, "episode_share": 0.5}
+    found = {}
+    for accumulation in (1, 2):
+        config = fakes.config(loss=losses, optim=STILL | {"accumulation": accumulation, "lora_warmup_epochs": 0.0})
+        _start(tmp_path / str(accumulation), config, [fakes.fake_batch()] * 4, should_stop=_after(4 // accumulation))
+        found[accumulation] = [line["loss"] for line in _lines(tmp_path / str(accumulation))]
+    first, second, third, fourth = found[1]
+    assert len({first, second, third, fourth}) == 4
+    assert found[2] == pytest.approx([(first + second) / 2, (third + fourth) / 2], rel=1e-5)
+
+
+def test_a_batch_twice_has_the_gradient_of_the_batch(tmp_path: Path) -> None:
+    only_grounding = {"itc": 0.0, "text": 0.0, "region": 0.0}
+    for accumulation in (1, 2):
+        config = fakes.config("fine", loss=only_grounding, optim={"accumulation": accumulation})
+        _start(tmp_path / str(accumulation), config, [fakes.fake_batch()] * 2, should_stop=_after(1))
+    once, twice = (_lines(tmp_path / name)[0]["grad_norm"] for name in ("1", "2"))
+    assert twice == pytest.approx(once, rel=1e-5)
+
+
 def _moved(run: Path, config: TrainConfig) -> dict[str, float]:
     """How far each parameter moves in one step, at most."""
     before = fakes.objective(config).model.state_dict()
