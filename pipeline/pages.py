@@ -118,17 +118,18 @@ def refusals(indexes: Mapping[str, ShardIndex]) -> Html:
     return join((paragraph(lead, "muted"), table(("dataset", *(n.replace("_", " ") for n in names)), rows)))
 
 
-def sample_cards(index: ShardIndex, number: int, seed: int) -> Html:
-    """Some samples of a dataset, chosen by `seed`, as its phase would train or evaluate on them."""
+def sample_cards(index: ShardIndex, number: int, seed: int, data: DataConfig | None = None) -> Html:
+    """Some samples of a dataset, chosen by `seed`, as a run with `data` trains or evaluates on them; by default its phase."""
     phase = str(index.dataset.get("phase"))
     evaluates = index.dataset.get("role") == "eval"
-    data = PHASES[phase]().data if phase in PHASES else DataConfig()
+    if data is None:
+        data = PHASES[phase]().data if phase in PHASES else DataConfig()
     rows = sorted(random.Random(f"{seed} {index.name}").sample(range(len(index)), min(number, len(index))))
     cut = "whole" if data.crop_scale_min == 1 else f"crops of at least {data.crop_scale_min:.0%} of the image"
     way = (
         f"as evaluation sees them: whole, {data.image_px} px"
         if evaluates
-        else f"as the {phase} phase sees them in its first epoch: {data.image_px} px, {data.texts_per_image} texts an "
+        else f"as training sees them in its first epoch: {data.image_px} px, {data.texts_per_image} texts an "
         f"image, {cut}"
     )
     cards = [sample_view(index, row, data, seed, evaluates) for row in rows]

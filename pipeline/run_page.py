@@ -21,7 +21,7 @@ from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import CheckpointError, State, list_checkpoints, load_model
 from bitgen.training.config import ConfigError, TrainConfig
 from pipeline.files import read_json
-from pipeline.pages import PageError
+from pipeline.pages import PageError, counts, refusals, sample_cards
 from pipeline.predictions import predictions
 from pipeline.results import ResultsError, Sets, open_sets
 from shards.format import ShardError
@@ -76,9 +76,21 @@ def run_page(path: Path, root: Path | None, samples: int, seed: int) -> str:
     ]
     if model is not None and sets is not None:
         sections += predictions(model, run.config, sets, samples, seed)
+        sections += data_sections(run.config, sets, samples, seed)
     else:
         sections.append(("Predictions", paragraph(f"Not shown: {missing or lost}.", "muted")))
     return document(f"Run: {run.config.run.name}", f"{run.folder}, seed {seed}", sections, "made by bitgen-show")
+
+
+def data_sections(config: TrainConfig, sets: Sets, samples: int, seed: int) -> list[tuple[str, Html]]:
+    """What the run was trained and is evaluated on: counts, refusals, and samples as stored and as training sees them."""
+    indexes = {**sets.train, **sets.heldout}
+    number = max(1, samples // 2 // max(1, len(sets.train)))
+    sections = [("Data", counts(indexes)), ("Refusals", refusals(indexes))]
+    sections += [
+        (f"Samples of {name}", sample_cards(index, number, seed, config.data)) for name, index in sets.train.items()
+    ]
+    return sections
 
 
 def chain_of(folder: Path) -> list[Run]:

@@ -111,5 +111,5 @@ def write_run(config: TrainConfig, holdout: str = HOLDOUT, lines: Sequence[dict[
     objective = fakes.objective(config)
     state = fakes.state(config, objective)
     optimizer = torch.optim.AdamW(objective.parameters())
-    save(folder, objective, optimizer, type(state)(**{**state.__dict__, "holdout_sha256": holdout, "step": 8}))
+    save(folder, objective, optimizer, type(state)(**{**state.__dict__, "holdout_sha256": holdout, "step": 8}), {})
     return folder
