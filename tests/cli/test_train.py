@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgen.training import checkpoint
-from bitgen.training.phases import configure
-from cli.flags import flags
 from cli.train import listen_for_stop, main
 from tests import fakes
+from tests.trainings import lines
 
 TINY = """
 --preset demo --mixture coarse/squares --data.image-px 56 --data.workers 2 --model.vision.random-width 32
@@ -77,59 +75,6 @@ def _refused(capsys: pytest.CaptureFixture[str], code: int, arguments: list[str]
     assert len(lines) == 1
     assert found.err.splitlines()[-1] == lines[0]
     return lines[0].removeprefix("bitgen-train: ")
-
-
-@pytest.mark.parametrize(
-    ("flag", "nearest"),
-    [
-        ("--optim.lrr", "--optim.lr"),
-        ("--optim.wd", "--optim.lr"),
-        ("--presett", "--preset"),
-        ("--resum", "--resume"),
-        ("--phaze", "--phase"),
-        ("--dryrun", "--dry-run"),
-        ("--model.vision.lorarank", "--model.vision.lora-rank"),
-        ("--data.mixture.coarse/coco-trian", "--data.mixture.coarse/coco-train"),
-    ],
-)
-@pytest.mark.parametrize("value", [["1"], []])
-def test_an_unknown_flag_is_refused_with_the_nearest_name(
-    capsys: pytest.CaptureFixture[str], flag: str, nearest: str, value: list[str]
-) -> None:
-    line = _refused(capsys, 2, [flag, *value])
-    assert line == f"expected a flag of bitgen-train, found {flag}; the nearest is {nearest} (see --help)"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    ["--optim.lr fast", "--optim.epochs", "--run.device tpu", "--phase middle", "surplus", "--optim.epochs 2.5"],
-)
-def test_a_wrong_value_is_wrong_use(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments.split())
-    assert ended.value.code == 2
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--optim.lr -1", "expected optim.lr to be within (0, inf), found -1.0"),
-        ("--run.seed -1", "expected run.seed to be within [0, 2147483648), found -1"),
-        ("--run.log-every 0", "expected run.log_every to be within [1, inf), found 0"),
-        ("--model.heads 0", "expected model.heads to be within [1, inf), found 0"),
-        ("--run.name ../x", "expected run.name to be a plain folder name, found '../x'"),
-        ("--data.mixture.coarse/coco-train -1", "expected data.mixture to be finite weights of 0 or more"),
-    ],
-)
-def test_a_value_out_of_its_range_is_wrong_use(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    with pytest.raises(SystemExit) as ended:
-        main(arguments.split())
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 def test_a_missing_dataset_is_named(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
@@ -322,12 +267,7 @@ def test_a_run_that_was_killed_and_one_that_was_stopped_go_on_bit_for_bit(
     assert main(["--resume", str(run)]) == 0
     expected = _weights(whole / "squares")
     assert [name for name, tensor in _weights(run).items() if not tensor.equal(expected[name])] == []
-    assert _figures(run) == _figures(whole / "squares")
-
-
-def _figures(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+    assert lines(run) == lines(whole / "squares")
 
 
 def test_a_first_ctrl_c_stops_after_the_step_and_a_second_one_at_once() -> None:
@@ -337,22 +277,6 @@ def test_a_first_ctrl_c_stops_after_the_step_and_a_second_one_at_once() -> None:
     assert should_stop()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-
-
-def test_a_dry_run_prints_the_exact_table_without_weights_or_shards(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert main(["--phase", "coarse", "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    rows = {line[:48].strip(): [int(n.replace(",", "")) for n in line[48:].split()] for line in lines[1:12]}
-    assert rows["vision tower (DINOv2)"] == [86_580_480, 589_824, 0]
-    assert rows["compressor"] == [0, 0, 344_832]
-    assert rows["token embedding (tied with the decoder's head)"] == [0, 0, 6_432_896]
-    assert rows["sum"] == [sum(row[i] for name, row in rows.items() if name != "sum") for i in range(3)]
-    assert "data mixture" in lines
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_of_built_shards_gives_the_steps(
@@ -371,97 +295,3 @@ def test_a_dry_run_of_the_fine_phase_takes_over_the_shape(
     assert main(["--phase", "fine", "--preset", "demo", "--init", str(whole / "squares"), "--dry-run"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[4].split()[-3:] == ["0", "0", f"{50257 * 16:,}"]
-
-
-def test_a_name_with_an_underscore_can_be_weighed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data.mixture.coarse/visual_genome-train", "3", "--dry-run"]) == 0
-    line = next(x for x in capsys.readouterr().out.splitlines() if "visual_genome" in x)
-    assert "weight 3" in line
-
-
-FLAGS = """
---phase
---data.root
---data.mixture
---data.validation
---data.samples-per-epoch
---data.image-px
---data.crop-scale-min
---data.texts-per-image
---data.max-tokens
---data.workers
---data.allow-other-holdout --data.no-allow-other-holdout
---model.vision.model
---model.vision.weights
---model.vision.mode
---model.vision.lora-rank
---model.vision.lora-alpha
---model.vision.random-width
---model.vision.random-layers
---model.vision.random-heads
---model.vision.random-patch-px
---model.width
---model.compressor-width
---model.heads
---model.ffn
---model.text-layers
---model.fusion-layers
---model.decoder-layers
---model.grounding-layers
---model.memory-slots
---model.temperature
---model.ternary --model.no-ternary
---optim.batch
---optim.accumulation
---optim.epochs
---optim.lr
---optim.ternary-lr-scale
---optim.lora-lr-scale
---optim.gate-lr-scale
---optim.weight-decay
---optim.beta1
---optim.beta2
---optim.warmup-steps
---optim.lr-final
---optim.clip
---optim.lora-warmup-epochs
---loss.itc
---loss.itm
---loss.text
---loss.grounding
---loss.region
---loss.memory-kl
---loss.queue
---loss.label-smoothing
---loss.episode
---loss.episode-share
---run.name
---run.runs
---run.init
---run.seed
---run.device
---run.precision
---run.log-every
---run.checkpoint-every
---run.keep
---run.validate-every
---run.patience
---run.wandb --run.no-wandb
-"""
-"""Each is a decision: a new field changes this list."""
-
-
-def test_every_field_is_a_flag() -> None:
-    config = configure("coarse", "base")
-    plain = replace(config, data=replace(config.data, mixture={}))
-    assert flags(plain) == FLAGS.split()
-
-
-def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    shown = set(re.findall(r"--[a-z][\w./+-]*", capsys.readouterr().out))
-    options = {"--preset", "--mixture", "--init", "--resume", "--dry-run", "--help", "--data.mixture.NAME"}
-    assert shown == options | set(flags(configure("coarse", "base")))

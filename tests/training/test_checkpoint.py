@@ -244,8 +244,7 @@ def _steps(run: Path, *steps: int, best: int | None = None) -> Path:
     for step in steps:
         folder = run / "checkpoints" / f"step-{step:08d}"
         folder.mkdir(parents=True)
-        state = State(step, 0, 8, config, "", {}, best_figure=0.5, best_step=best)
-        (folder / STATE).write_text(checkpoint._state_json(state))
+        (folder / STATE).write_text(checkpoint._state_json(State(step, 0, 8, config, "", {}, best_step=best)))
         (folder / MODEL).write_bytes(b"")
     return run
 
