@@ -20,7 +20,7 @@ flags = --data $(DATA) $(if $(SOURCES),--sources $(SOURCES)) $(if $(LIMIT),--lim
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
-	@echo 'DATA=folder RUNS=folder SOURCES="coco sbu" LIMIT=1000 work on every target that reads them'
+	@echo 'DATA=folder RUNS=folder SOURCES="coco flickr30k" LIMIT=1000 work on every target that reads them'
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -61,5 +61,5 @@ download-coarse: install ## COCO, SBU, Visual Genome, CC3M, Flickr30k
 download-fine: install ## RefCOCO/+/g and mixed annotations, GQA images
 	$(BIN)/bitgen-download $(call manifests,$(FINE)) $(flags)
 
-shards: install ## everything downloaded -> $(DATA)/shards, evaluation first
+shards: install ## everything downloaded -> shards, evaluation first
 	$(BIN)/bitgen-shards $(flags)
