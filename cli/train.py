@@ -111,7 +111,6 @@ def choose_device(config: TrainConfig) -> torch.device:
         if not torch.cuda.is_available():
             raise ConfigError("expected an accelerator for --run.device cuda, found none")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.backends.cuda.matmul.allow_tf32 = True  # whole numbers up to 2,048 are exact in it: see bitlinear.py
     else:
         torch.use_deterministic_algorithms(True)
     return torch.device(wanted)

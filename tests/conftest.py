@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.servers import Server, serve
+
+# Tensors here are tiny: a second thread for each operation costs more than it brings, most of all on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

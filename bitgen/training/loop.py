@@ -126,7 +126,11 @@ def _step(
     step: int,
     device: torch.device,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """One optimizer step: mean losses by name with `grad_norm` before clipping, and the keys of the images it saw."""
+    """One optimizer step: figures by name, and the keys of the images it saw.
+
+    The figures are the mean of each loss over the micro-steps, `grad_norm` before clipping, and for each reason of
+    `Batch.dropped` how many this rank left out in the step.
+    """
     accumulation = config.optim.accumulation
     total: dict[str, Tensor] = {}
     keys: tuple[str, ...] = ()
@@ -142,6 +146,9 @@ def _step(
         (parts["loss"] / accumulation).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0) + value.detach() / accumulation
+        for reason, count in batch.dropped.items():
+            name = f"dropped_{reason}"
+            total[name] = total.get(name, 0) + torch.tensor(float(count), device=device)
     norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], config.optim.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
