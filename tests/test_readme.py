@@ -87,15 +87,12 @@ def call(command: str, *more: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """The folder as current, with one thread; switches and signal handlers of this process as they were afterwards."""
+    """The folder as current; switches and signal handlers of this process as they were afterwards."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         with contextlib.chdir(folder):
             yield
     finally:
-        torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(False)
         for number, handler in handlers.items():
             signal.signal(number, handler)

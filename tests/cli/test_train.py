@@ -32,12 +32,9 @@ TINY = """
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """One thread, and this process's own signal handlers and switches afterwards."""
+    """This process's own signal handlers and switches afterwards."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -61,7 +58,6 @@ def _tiny(data: Path, runs: Path, *more: str) -> list[str]:
 def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of runs with one that nothing interrupted."""
     runs = tmp_path_factory.mktemp("runs")
-    torch.set_num_threads(1)
     assert main(_tiny(squares, runs)) == 0
     return runs
 

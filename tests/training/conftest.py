@@ -1,17 +1,9 @@
-"""As cli/train.py on a CPU, and one thread: these tensors are smaller than what a second one costs."""
+"""As cli/train.py on a CPU."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
