@@ -1,7 +1,6 @@
 """bitgen-shards: downloaded sources become shards under data/shards, evaluation first."""
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -33,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bitgen-shards: {error}", file=sys.stderr)
         return 2
     except _FAILURES as error:
-        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        what = f"expected room for shards, found a full disk; make room and run again: {error}" if is_full else error
-        print(f"bitgen-shards: {what}", file=sys.stderr)
+        print(f"bitgen-shards: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bitgen-shards: stopped; the same command goes on from here", file=sys.stderr)

@@ -12,7 +12,7 @@ import tyro
 from bitgen.batch import BatchError
 from bitgen.evaluation.tables import grounding_table, plain, retrieval_table
 from bitgen.training.checkpoint import CheckpointError
-from pipeline.files import write_text
+from pipeline.files import check_replaceable, write_text
 from pipeline.results import Choice, ResultsError, Split, Task, evaluate_checkpoint
 from shards.format import ShardError
 
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(arguments: Arguments) -> int:
     out = results_path(arguments)
+    check_replaceable(out)
     sets = " and ".join(arguments.split)
     print(f"evaluating {' and '.join(arguments.task)} of {arguments.checkpoint} on {sets} sets", file=sys.stderr)
     choice = Choice(

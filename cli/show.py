@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from bitgen.batch import BatchError
-from pipeline.files import write_text
+from pipeline.files import check_replaceable, write_text
 from pipeline.pages import PageError, data_page
 from pipeline.run_page import is_run, run_of, run_page
 from shards.format import ShardError
@@ -57,12 +57,14 @@ def show(arguments: Arguments) -> Path:
     if is_run(path):
         out = arguments.out or run_of(path) / "report.html"
         print(f"showing the run {run_of(path)}", file=sys.stderr)
+        check_replaceable(out)
         page = run_page(path, arguments.data, arguments.samples, arguments.seed)
     else:
         if arguments.data is not None:
             raise PageError(f"expected --data with a run only, found it with {path}")
         out = arguments.out or default_page(path)
         print(f"showing the datasets of {path}", file=sys.stderr)
+        check_replaceable(out)
         page = data_page(path, arguments.samples, arguments.seed)
     write_text(out, page)
     return out

@@ -6,7 +6,6 @@ from there by a Range request, whatever stopped the earlier one.
 
 import contextlib
 import email.utils
-import errno
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import requests
 import urllib3
 
+from bitgen.disk import room_for
 from bitgen.progress import progress
 from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
 
@@ -35,7 +35,7 @@ _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
 class FetchError(Exception):
-    """No mirror gave the file, or there is no room for it."""
+    """No mirror gave the file, or there is too little room to begin with."""
 
 
 class _TryAgainError(Exception):
@@ -95,10 +95,11 @@ def fetch(
 ) -> None:
     """Leaves the file of the first mirror that gives the expected bytes in `target`; a `Path` is copied.
 
-    Raises `FetchError` naming every mirror and what it answered. What arrived of a file stays for the next call.
+    Raises `FetchError` naming every mirror and what it answered, `FullDiskError` where there is no room. What
+    arrived of a file stays for the next call.
     """
     refused: list[str] = []
-    try:
+    with room_for(target):
         for url in urls:
             try:
                 if isinstance(url, Path):
@@ -110,10 +111,6 @@ def fetch(
             except _MirrorError as error:
                 log.warning("%s: %s", url, error)
                 refused.append(f"{url}: {error}")
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise FetchError(f"expected room for the file, found a full disk: {target}") from error
-        raise
     raise FetchError(f"expected {target.name} from one of {len(urls)} mirrors, found {'; '.join(refused)}")
 
 

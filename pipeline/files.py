@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bitgen.disk import room_for, sync_folder
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -16,17 +18,27 @@ _CHUNK_BYTES = 1 << 20
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`, made if need be; on leaving, fsynced and renamed to `path`.
 
-    Removed when the block raises, so that `path` is always the old file or the whole new one.
+    Removed when the block raises, so that `path` is always the old file or the whole new one. Raises `OSError` as
+    `check_replaceable` does, and `FullDiskError` where there is no room.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises `OSError` where a folder, a device or a pipe is at `path`: a rename would put a file in its place."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"expected a file to replace or nothing, found a folder, a device or a pipe: {path}")
 
 
 class BusyError(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from bitgen.disk import room_for
 from bitgen.progress import Counter, progress
 from pipeline.files import read_json, write_json
 
@@ -41,7 +42,7 @@ def unpack(archive: Path, folder: Path, sha256: str) -> None:
     """Unpacks `archive` (of digest `sha256`) into `folder`, beside what is there; members replace their namesakes.
 
     Members appear in `folder` only once all of them have been read. Raises `UnpackError`, and `OSError` as it comes
-    from the disk.
+    from the disk: a full one as `FullDiskError`.
     """
     temporary = archive.with_name(f".{archive.name}.unpacking")
     marker_of(archive).unlink(missing_ok=True)
@@ -49,11 +50,11 @@ def unpack(archive: Path, folder: Path, sha256: str) -> None:
     temporary.mkdir(parents=True)
     ceiling = GROWTH_FREE_BYTES + GROWTH_CEILING * archive.stat().st_size
     try:
-        with progress(f"unpacking {archive.name}", None, "B") as bar:
+        with room_for(folder), progress(f"unpacking {archive.name}", None, "B") as bar:
             for name, content in _members(archive, ceiling):
                 _write(temporary / name, content, bar, archive)
-        top = sorted(p.name for p in temporary.iterdir())
-        _merge(temporary, folder)
+            top = sorted(p.name for p in temporary.iterdir())
+            _merge(temporary, folder)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UnpackError(f"expected a whole zip or tar, found {error}: {archive}") from error
     finally:

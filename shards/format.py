@@ -12,6 +12,7 @@ from types import TracebackType
 
 from webdataset.writer import TarWriter
 
+from bitgen.disk import room_for, sync_folder
 from bitgen.record import RecordError, Sample, image_id
 from bitgen.tokens import TokenError, shared_tokenizer
 
@@ -97,7 +98,7 @@ class ShardWriter:
     """Writes one shard under `<name>.partial`; leaving the block in peace syncs and renames it, an error removes it.
 
     The bytes depend on the samples alone: no times, users or worker counts. After the block, `samples`, `size_bytes`
-    and `sha256` describe the file.
+    and `sha256` describe the file. Raises `FullDiskError` where there is no room.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,20 +120,21 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._tar.close()
-                self._file.file.flush()
-                os.fsync(self._file.file.fileno())
-                self._file.file.close()
-                self.size_bytes, self.sha256 = self._file.size, self._file.digest.hexdigest()
-                os.replace(self._partial, self.path)
-                sync_folder(self.path.parent)
-        finally:
+        with room_for(self.path):
             try:
-                self._file.file.close()  # flushes, so a full disk may raise here again
+                if kind is None:
+                    self._tar.close()
+                    self._file.file.flush()
+                    os.fsync(self._file.file.fileno())
+                    self._file.file.close()
+                    self.size_bytes, self.sha256 = self._file.size, self._file.digest.hexdigest()
+                    os.replace(self._partial, self.path)
+                    sync_folder(self.path.parent)
             finally:
-                self._partial.unlink(missing_ok=True)
+                try:
+                    self._file.file.close()  # flushes, so a full disk may raise here again
+                finally:
+                    self._partial.unlink(missing_ok=True)
 
     def add(self, sample: Sample, image: bytes) -> Entry:
         """Append a sample whose `width`, `height` and `sha256` describe `image`.
@@ -160,7 +162,8 @@ class ShardWriter:
 
     def _append(self, key: str, extension: str, data: bytes) -> int:
         """Offset of the data's first byte. One member a call: TarWriter sorts the members of one by extension."""
-        self._tar.write({"__key__": key, extension: data})
+        with room_for(self.path):
+            self._tar.write({"__key__": key, extension: data})
         return self._tar.tarstream.offset - -(-len(data) // _BLOCK) * _BLOCK
 
 
@@ -255,12 +258,3 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes
     if len(data) != member.size:
         raise ShardError(f"expected {member.size} bytes of {member.name}, found {len(data)}: {path}")
     return data
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -151,7 +151,8 @@ def test_a_full_disk_is_said_in_one_line(
 
     monkeypatch.setattr(os, "fsync", full)
     assert run(tmp_path, manifest) == 1
-    assert "expected room for shards, found a full disk" in capsys.readouterr().err.splitlines()[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("bitgen-shards: expected room on the disk, found it full; make room and run again: /")
 
 
 def test_it_runs_as_a_module(manifest: str, tmp_path: Path) -> None:

@@ -154,3 +154,9 @@ def test_an_unknown_task_is_wrong_use():
 def test_a_model_from_a_hub_needs_a_place_for_its_results(capsys: pytest.CaptureFixture[str]):
     assert main(["hf://owner/name"]) == 1
     assert "expected --out FILE" in capsys.readouterr().err
+
+
+def test_results_are_not_put_in_the_place_of_a_folder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "there").mkdir()
+    assert main([str(run), "--out", str(tmp_path / "there")]) == 1
+    assert "expected a file to replace or nothing" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from pathlib import Path
 
@@ -222,3 +223,9 @@ def test_a_folder_with_neither_data_nor_a_run_is_refused(tmp_path: Path, capsys:
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path / "missing")]) == 1
     assert "expected a run folder, a dataset folder or a data folder" in capsys.readouterr().err
+
+
+def test_a_run_page_is_not_put_in_the_place_of_a_pipe(bare_run: Path):
+    os.mkfifo(bare_run / "page.html")
+    assert main([str(bare_run), "--out", str(bare_run / "page.html")]) == 1
+    assert (bare_run / "page.html").is_fifo()

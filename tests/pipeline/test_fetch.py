@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bitgen.disk import FullDiskError
 from pipeline import fetch as fetching
 from pipeline.fetch import USER_AGENT, Expected, FetchError, fetch, is_right
 from pipeline.unpack import UnpackError, is_unpacked, unpack
@@ -249,7 +250,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path, monkeyp
 
     (tmp_path / "from").write_bytes(BODY)
     monkeypatch.setattr(shutil, "copyfile", fill)
-    with pytest.raises(FetchError, match="expected room for the file, found a full disk"):
+    with pytest.raises(FullDiskError, match=r"expected room on the disk, found it full; .*: .*/out/a$"):
         fetch([tmp_path / "from"], tmp_path / "out" / "a", RIGHT)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -265,6 +266,19 @@ def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
     get(server, tmp_path / "a", Expected())
     assert (tmp_path / "a").read_bytes() == BODY
     assert server.asked("/a", "Range") == [None, "bytes=300000-", "bytes=300000-"]
+
+
+def test_a_disk_that_an_archive_fills_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = zip_of(tmp_path / "a.zip", {"x": b"1"})
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(FullDiskError, match=r"found it full; make room and run again: .*/out$"):
+        unpack(archive, tmp_path / "out", DIGEST)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "out"]
 
 
 def zip_of(path: Path, members: dict[str, bytes], mode: int = 0) -> Path:

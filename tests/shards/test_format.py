@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 import resource
 import tarfile
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
+from bitgen.disk import FullDiskError
 from bitgen.record import Box, Phrase, Text
 from shards.format import ShardError, ShardWriter, image_extension, read_sample, scan, shard_name, shard_number
 
@@ -92,6 +94,15 @@ def test_a_full_disk_leaves_nothing(tmp_path, describe, full_disk):
     with pytest.raises(OSError, match="File too large"):
         write(tmp_path / "000000.tar", [(describe(image), image)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_shard(tmp_path, pets, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FullDiskError, match=r"found it full; make room and run again: .*/000000.tar$"):
+        write(tmp_path / "000000.tar", pets)
 
 
 def test_a_failed_shard_keeps_the_finished_one(tmp_path, pets):

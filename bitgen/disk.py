@@ -1,0 +1,37 @@
+"""What every writer of files owes the disk: a full one is named in words, a rename outlives a power cut."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FullDiskError(OSError):
+    """No room, or none that this user may take: says where, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.strerror}: {self.filename}"
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Within it, an `OSError` of a full disk becomes a `FullDiskError` that names `path`; others pass as they are."""
+    try:
+        yield
+    except FullDiskError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = "expected room on the disk, found it full; make room and run again"
+        raise FullDiskError(error.errno, what, str(path)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
