@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -91,16 +91,24 @@ class Sample:
         try:
             fields: dict[str, Any] = json.loads(line)
             texts = tuple(_text(t) for t in fields.pop("texts"))
-            ids = tuple(str(i) for i in fields.pop("ids"))
-            sample = Sample(**fields, ids=ids, texts=texts)
+            ids = fields.pop("ids")
+            sample = Sample(**fields, ids=(), texts=texts)
         except RecordError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"expected a Sample as JSON, found {line[:80]!r}: {error!r}") from error
-        for name, kind in (("key", str), ("source", str), ("split", str), ("width", int), ("height", int)):
-            if not isinstance(getattr(sample, name), kind):
+        for name, kind in _TYPES.items():
+            if type(getattr(sample, name)) is not kind:  # a bool is an int to isinstance
                 raise RecordError(f"expected {name} of type {kind.__name__}, found {getattr(sample, name)!r}")
-        return sample
+        if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+            raise RecordError(f"expected ids as a list of str, found {ids!r}")
+        return replace(sample, ids=tuple(ids))
+
+
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("key", "source", "split", "licence", "url", "sha256"), str),
+    **dict.fromkeys(("width", "height"), int),
+}
 
 
 def _text(fields: dict[str, Any]) -> Text:
