@@ -1,5 +1,6 @@
 """bitgen-train: a phase of the curriculum, from shards to a checkpoint. The one place that joins the stream to the trainer."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -58,6 +59,7 @@ def dry_run(config: TrainConfig) -> str:
     sizes = {name: _size(config, name) for name in config.data.mixture}
     drawn = sum(sizes[name] for name, weight in config.data.mixture.items() if weight)
     samples = config.data.samples_per_epoch or drawn
+    check_side(config, objective.model)
     return "\n\n".join(
         [
             summary.format_parameters(summary.count_parameters(objective)),
@@ -82,7 +84,10 @@ def run(config: TrainConfig, resume: bool) -> int:
     stream = open_stream(config)
     holdout = check_datasets(stream, config)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
+    check_side(config, objective.model)
     validate = validator(config, objective.model, holdout)
+    if validate is None and distributed.rank() == 0:
+        log.info("no validation: the last checkpoint is the result")
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
         checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
@@ -113,6 +118,7 @@ def choose_device(config: TrainConfig) -> torch.device:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] (a property)
     return torch.device(wanted)
 
 
@@ -133,8 +139,18 @@ def open_stream(config: TrainConfig) -> Stream:
     )
 
 
+def check_side(config: TrainConfig, model: BitGen) -> None:
+    """Raises `ConfigError` for images that are no whole number of patches wide."""
+    if config.data.image_px % model.vision.patch_px:
+        expected = f"a multiple of the vision tower's patch, {model.vision.patch_px}"
+        raise ConfigError(f"expected data.image_px to be {expected}, found {config.data.image_px}")
+
+
 def check_datasets(stream: Stream, config: TrainConfig) -> str:
-    """The hold-out hash that all training shards share. Raises `ConfigError` for evaluation data and for mixed hashes."""
+    """The hold-out hash that all training shards share; of mixed ones, where they are allowed, a hash that no dataset has.
+
+    Raises `ConfigError` for evaluation data and for mixed hashes that are not allowed.
+    """
     for name, index in stream.indexes.items():
         absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
         if absent:
@@ -148,7 +164,8 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
             f"expected shards built under one hold-out list, found {found}; build them together, "
             "or pass --data.allow-other-holdout"
         )
-    return min(hashes.values())
+    first, *others = sorted(set(hashes.values()))
+    return first if not others else hashlib.sha256("".join([first, *others]).encode()).hexdigest()
 
 
 def prepare(

@@ -80,6 +80,18 @@ def phases() -> dict[str, TrainConfig]:
     }
 
 
+def impatient(run: Path) -> int:
+    """The step at which a run ends whose figure never rises on rank 0, and always does on rank 1."""
+    run.mkdir(parents=True, exist_ok=True)
+    config = fakes.config("fine", run={"validate_every": 0.25, "patience": 2})
+    objective = fakes.objective(config)
+    figures = iter(range(100))
+    result = train(
+        objective, fakes.state(config, objective), stream(), run, validate=lambda: (next(figures) * rank(), {})
+    )
+    return result.state.step
+
+
 def everything(folder: Path) -> dict[str, Tensor]:
     """All that is compared, by name."""
     found = {f"all.{name}": value for name, value in gradients({}).items()}
@@ -92,6 +104,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["gathered_bool"] = gather(rows > 3)
     found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
+    found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return {name: value.contiguous().clone() for name, value in found.items()}
 
 

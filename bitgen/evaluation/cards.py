@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.boxes import aligned_overlap, enclose
 from bitgen.evaluation.page import Html, count, join, size, text
 from bitgen.evaluation.pictures import WHITE, Outline, framed, heat_uri, photo_uri, picture, tensor_uri
 from bitgen.image import decode
-from bitgen.objectives.boxes import aligned_overlap, enclose
 from bitgen.record import Sample
 from bitgen.record import Text as Words
 from bitgen.tokens import Tokenizer

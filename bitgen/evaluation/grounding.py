@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.boxes import aligned_overlap, enclose, generalised_overlap, overlap
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
 from bitgen.model.bitgen import BitGen, ImageStates
-from bitgen.objectives.boxes import aligned_overlap, enclose, generalised_overlap, overlap
 
 TEXT_ROWS = 256
 """Texts that are fused with their images' patches at once."""

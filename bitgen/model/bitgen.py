@@ -11,6 +11,7 @@ Axes: B images, T texts, Q image-text pairs, L tokens, N patches, P phrases, d w
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class AttentionPool(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, d] from [B, N, d]; `mask` [B, N] is true where a state counts."""
-        scores = (self.key(states) @ self.query).float() / math.sqrt(states.shape[-1])
+        with torch.autocast(states.device.type, enabled=False):  # it would multiply in bfloat16
+            scores = self.key(states.float()) @ self.query / math.sqrt(states.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         return weighted_sum(scores.softmax(dim=-1), states)
@@ -78,14 +80,15 @@ def weighted_sum(weights: Tensor, states: Tensor) -> Tensor:
         return torch.einsum("bn,bnd->bd", weights.float(), states.float())
 
 
-def grid_positions(side: int, width: int) -> Tensor:
+@cache
+def grid_positions(side: int, width: int, device: torch.device) -> Tensor:
     """[side * side, width] sine and cosine of row and column, half of the width each, row by row.
 
     Source: arXiv 1706.03762, section 3.5, in two dimensions as in MAE, arXiv 2111.06377. Coordinates are scaled to a
     16 x 16 grid, so that another resolution sees the same field more finely.
     """
-    frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    angle = (torch.arange(side) + 0.5)[:, None] * (16 / side) * frequency
+    frequency = 100.0 ** -(torch.arange(width // 4, device=device) / (width // 4))
+    angle = (torch.arange(side, device=device) + 0.5)[:, None] * (16 / side) * frequency
     axis = torch.cat([angle.sin(), angle.cos()], dim=1)
     rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
@@ -149,7 +152,9 @@ class BitGen(nn.Module):
         self.match_image = nn.Linear(d, d)
         self.match_text = nn.Linear(d, d)
         self.match_head = nn.Linear(2 * d, 2)
-        self.memory = EpisodicMemory(config.memory_slots, d)
+        self.memory = EpisodicMemory(
+            config.memory_slots, d, config.memory_noise, config.memory_inverse, config.memory_newton_steps
+        )
         self.reading_projection = nn.Linear(d, d)
         self.decoder = CaptionDecoder(d, heads, ffn, config.decoder_layers, ternary)
         self.grounding = GroundingHead(d, heads, ffn, config.grounding_layers)
@@ -158,7 +163,7 @@ class BitGen(nn.Module):
         """States and unit embeddings of `images` [B, 3, S, S] uint8, in dual-encoder mode."""
         start = self.compressor(self.vision(images))
         side = images.shape[-1] // self.vision.patch_px
-        start = start + grid_positions(side, start.shape[-1]).to(start)
+        start = start + grid_positions(side, start.shape[-1], start.device).to(start.dtype)
         dual = start
         for layer in self.image_layers:
             dual = layer(dual)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bitgen.boxes import to_corners
 from bitgen.model.fusion import Attention, FeedForward
-from bitgen.objectives.boxes import to_corners
 
 
 @dataclass(frozen=True)

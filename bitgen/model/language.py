@@ -2,7 +2,8 @@
 
 The encoder reads a whole text at once; its last layers can exchange cross-attention with the image (`fusion.py`). The
 decoder is causal, sees the image and a reading of the memory only, and shares the token embedding (Source: weight tying,
-arXiv 1608.05859). Axes: T texts, L tokens, d width, C context states, V vocabulary.
+arXiv 1608.05859). Embeddings are normalised, as BERT's (arXiv 1810.04805): a layer adds states of variance about 1, in which a
+token of standard deviation 0.02 would drown. Axes: T texts, L tokens, d width, C context states, V vocabulary.
 """
 
 import torch
@@ -23,6 +24,7 @@ class TextEncoder(nn.Module):
         self.position = nn.Embedding(MAX_TOKENS, width)
         nn.init.normal_(self.token.weight, std=EMBEDDING_STD)
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
+        self.embedding_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
             Layer(width, heads, ffn, ternary, fused=False) for _ in range(layers - fusion_layers)
         )
@@ -31,7 +33,7 @@ class TextEncoder(nn.Module):
 
     def start(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         """[T, L, d] states before the first fused layer, from ids [T, L] and `mask` [T, L], true off padding."""
-        states = self.token(token_ids) + self.position.weight[: token_ids.shape[1]]
+        states = self.embedding_norm(self.token(token_ids) + self.position.weight[: token_ids.shape[1]])
         for layer in self.layers:
             states = layer(states, mask)
         return states
@@ -60,6 +62,7 @@ class CaptionDecoder(nn.Module):
     def __init__(self, width: int, heads: int, ffn: int, layers: int, ternary: bool) -> None:
         super().__init__()
         self.position = nn.Embedding(MAX_TOKENS, width)
+        self.embedding_norm = nn.LayerNorm(width)
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, ffn, ternary) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -75,7 +78,7 @@ class CaptionDecoder(nn.Module):
             context: [T, C, d], image patch tokens and what was read from the memory.
             context_mask: [T, C] bool, true where the context may be seen.
         """
-        states = embedding(token_ids) + self.position.weight[: token_ids.shape[1]]
+        states = self.embedding_norm(embedding(token_ids) + self.position.weight[: token_ids.shape[1]])
         for layer in self.layers:
             states = layer(states, context, context_mask)
         return self.norm(states)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitgen.boxes import generalised_overlap, overlap, to_centres, to_corners
 from bitgen.model.grounding import Grounded
-from bitgen.objectives.boxes import generalised_overlap, overlap, to_centres, to_corners
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 """Source: RetinaNet, arXiv 1708.02002."""

@@ -45,7 +45,7 @@ def image_text_matching(
     text_start, text_mask, text_embedding = text.start[rows], text.mask[rows], text.embedding[rows]
     all_image, all_text, all_mask = gather(image.start), gather(text_start), gather(text_mask)
     allowed = image_ids[:, None] != gather(image_ids)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # it would multiply in bfloat16
         to_text = scale * image.embedding @ gather(text_embedding).T
         to_image = scale * text_embedding @ gather(image.embedding).T
         wrong_text, exists = draw_negatives(to_text, allowed, uniform[:, 0])

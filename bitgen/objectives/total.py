@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bitgen.batch import Batch
+from bitgen.boxes import enclose
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.grounding import span_means
-from bitgen.objectives.boxes import enclose
 from bitgen.objectives.captioning import next_token_loss, predicted
 from bitgen.objectives.contrastive import image_text_contrast
 from bitgen.objectives.grounding import grounding_losses, phrase_coverage, region_contrast

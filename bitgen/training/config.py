@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from bitgen.training.decode import ConfigError, build
+from bitgen.training.ranges import RANGES, is_within
 
-class ConfigError(ValueError):
-    """A configuration holds a value outside its range, or a stored one has unknown fields."""
+__all__ = ["ConfigError", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class ModelConfig:
     decoder_layers: int = 2
     grounding_layers: int = 2
     memory_slots: int = 32
+    memory_noise: float = 0.1
+    """Variance of what is written to the memory, above 0.01; learned."""
+    memory_inverse: Literal["reference", "newton"] = "reference"
+    """How the memory's addresses are inverted: kept orthonormal, or Newton's iteration as Larimar's."""
+    memory_newton_steps: int = 15
     temperature: float = 0.07
     """Of both contrasts at the start; learned within 0.01 to 0.5."""
     ternary: bool = True
@@ -143,70 +148,13 @@ class RunConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints; one is always written at the end."""
     keep: int = 3
-    """Checkpoints kept, beside the best and the last."""
+    """Last checkpoints kept, beside the best."""
     validate_every: float = 1.0
     """Epochs between validations; 0: none."""
     patience: int = 5
     """Validations without a better figure before the run stops; 0: never."""
     wandb: bool = False
     """Also log to Weights & Biases (project bitgen; the key comes from the environment)."""
-
-
-RANGES: Mapping[str, str] = {
-    "data.samples_per_epoch": "[0, inf)",
-    "data.image_px": "[1, inf)",
-    "data.crop_scale_min": "(0, 1]",
-    "data.texts_per_image": "[1, inf)",
-    "data.max_tokens": "[3, 256]",
-    "data.workers": "[0, inf)",
-    "model.vision.lora_rank": "[1, inf)",
-    "model.vision.lora_alpha": "(0, inf)",
-    "model.vision.random_width": "[1, inf)",
-    "model.vision.random_layers": "[1, inf)",
-    "model.vision.random_heads": "[1, inf)",
-    "model.vision.random_patch_px": "[1, inf)",
-    "model.width": "[4, inf)",
-    "model.compressor_width": "[1, inf)",
-    "model.heads": "[1, inf)",
-    "model.ffn": "[1, inf)",
-    "model.text_layers": "[1, inf)",
-    "model.fusion_layers": "[1, inf)",
-    "model.decoder_layers": "[1, inf)",
-    "model.grounding_layers": "[1, inf)",
-    "model.memory_slots": "[1, inf)",
-    "model.temperature": "[0.01, 0.5]",
-    "optim.batch": "[2, inf)",  # a contrast needs a negative
-    "optim.accumulation": "[1, inf)",
-    "optim.epochs": "[1, inf)",
-    "optim.lr": "(0, inf)",
-    "optim.ternary_lr_scale": "[0, inf)",
-    "optim.lora_lr_scale": "[0, inf)",
-    "optim.gate_lr_scale": "[0, inf)",
-    "optim.weight_decay": "[0, inf)",
-    "optim.beta1": "[0, 1)",
-    "optim.beta2": "[0, 1)",
-    "optim.warmup_steps": "[0, inf)",
-    "optim.lr_final": "[0, 1]",
-    "optim.clip": "(0, inf)",
-    "optim.lora_warmup_epochs": "[0, inf)",
-    "loss.itc": "[0, inf)",
-    "loss.itm": "[0, inf)",
-    "loss.text": "[0, inf)",
-    "loss.grounding": "[0, inf)",
-    "loss.region": "[0, inf)",
-    "loss.memory_kl": "[0, inf)",
-    "loss.queue": "[0, inf)",
-    "loss.label_smoothing": "[0, 1)",
-    "loss.episode": "[1, inf)",
-    "loss.episode_share": "(0, 1]",
-    "run.seed": "[0, 2147483648)",
-    "run.log_every": "[1, inf)",
-    "run.checkpoint_every": "[1, inf)",
-    "run.keep": "[1, inf)",
-    "run.validate_every": "[0, inf)",
-    "run.patience": "[0, inf)",
-}
-"""What each number may be."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +169,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, interval in RANGES.items():
             found = attrgetter(name)(self)
-            _hold(_is_within(found, interval), name, f"within {interval}", found)
+            _hold(is_within(found, interval), name, f"within {interval}", found)
         model, vision, data = self.model, self.model.vision, self.data
         _hold(model.width % (4 * model.heads) == 0, "model.width", "a multiple of 4 x model.heads", model.width)
         for name, most in (("fusion_layers", "text_layers"), ("memory_slots", "width")):
@@ -231,6 +179,11 @@ class TrainConfig:
             width, patch = vision.random_width, vision.random_patch_px
             _hold(width % vision.random_heads == 0, "model.vision.random_width", "a multiple of random_heads", width)
             _hold(data.image_px % patch == 0, "data.image_px", f"a multiple of the patch, {patch}", data.image_px)
+        loss = self.loss
+        names = ("itc", "itm", "text", "grounding", "region")
+        _hold(
+            any(getattr(loss, name) for name in names), "loss", f"above 0 for one of {', '.join(names)}", "only zeros"
+        )
         weights = data.mixture.values()
         draws = all(0 <= weight < math.inf for weight in weights) and (not data.mixture or any(weights))
         _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)
@@ -248,7 +201,7 @@ class TrainConfig:
             fields = json.loads(text)
         except ValueError as error:
             raise ConfigError(f"expected a configuration as JSON, found {text[:60]!r}: {error}") from error
-        return _build(TrainConfig, fields, "config")
+        return build(TrainConfig, fields, "config")
 
 
 def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
@@ -256,41 +209,5 @@ def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
         raise ConfigError(f"expected {name} to be {expected}, found {found!r}")
 
 
-def _is_within(value: float, interval: str) -> bool:
-    low, high = (float(bound) for bound in interval[1:-1].split(", "))
-    above = value > low or (interval[0] == "[" and value == low)
-    return above and (value < high or (interval[-1] == "]" and value == high))
-
-
 def _is_folder_name(name: str) -> bool:
     return bool(name) and not name.startswith((".", "/")) and ".." not in name
-
-
-def _build(kind: Any, fields: Any, where: str) -> Any:
-    if not isinstance(fields, dict):
-        raise ConfigError(f"expected {where} to be an object, found {fields!r}")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(fields) - set(hints))
-    if unknown:
-        raise ConfigError(f"expected the fields of {kind.__name__} in {where}, found {unknown[0]!r}")
-    return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in fields.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """`value` from JSON as a field of type `hint`. Raises `ConfigError` where it is of another."""
-    origin = get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"expected {where} to be one of {get_args(hint)}, found {value!r}")
-        return value
-    kind = list if origin is tuple else origin or hint
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"expected {where} of type {kind.__name__}, found {value!r}")
-    if isinstance(value, list):
-        return tuple(_value(get_args(hint)[0], item, f"{where}.{i}") for i, item in enumerate(value))
-    if isinstance(value, dict):
-        return {name: _value(get_args(hint)[1], item, f"{where}.{name}") for name, item in value.items()}
-    return value

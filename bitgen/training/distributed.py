@@ -81,6 +81,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / world()
 
 
+def from_first(value: float, device: torch.device) -> float:
+    """Rank 0's number on every rank; what the others hold is ignored."""
+    if world() == 1:
+        return value
+    number = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.broadcast(number, src=0)
+    return number.item()
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank where it is true on any: all ranks stop together."""
     if world() == 1:

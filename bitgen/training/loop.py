@@ -7,6 +7,7 @@ not, bit for bit on a CPU.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from bitgen.objectives.total import Objective, draw
 from bitgen.progress import progress
 from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
-from bitgen.training.distributed import agree, rank
+from bitgen.training.distributed import agree, from_first, is_distributed, rank
 from bitgen.training.metrics import Meter, MetricsLog, TrainingError
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
@@ -56,7 +57,7 @@ def train(
         batches: this rank's micro-batches from `state.position` on; never-ending.
         run: the run's folder.
         resume_from: the checkpoint whose optimizer moments and queue to go on with.
-        validate: called every `run.validate_every` epochs, on every rank, with the same result.
+        validate: called every `run.validate_every` epochs, on rank 0.
         should_stop: asked after every step; when true the run saves and ends.
 
     Raises:
@@ -98,17 +99,14 @@ def train(
                 epoch = state.step / schedule.steps_per_epoch
                 metrics.write(state.step, epoch=epoch, lr=rate, **values, **gates)
             if validate is not None and every and (state.step % every == 0 or last):
-                state = _validate(validate, state, objective, metrics)
+                with meter.paused():
+                    state = _validate(validate, state, objective, metrics)
             stops = agree(should_stop(), device)
             exhausted = _is_exhausted(state)
-            if (
-                last
-                or stops
-                or exhausted
-                or state.step % config.run.checkpoint_every == 0
-                or state.best_step == state.step
-            ):
-                checkpoint = _save(run, objective, optimizer, state, meter, leads)
+            is_due = state.step % config.run.checkpoint_every == 0 or state.best_step == state.step
+            if is_due or last or stops or exhausted:
+                with meter.paused():
+                    checkpoint = _save(run, objective, optimizer, state, meter, leads)
             if stops and not last:
                 reason = "stopped"
                 break
@@ -141,9 +139,10 @@ def _step(
             raise TrainingError(f"expected batches without end, found none at step {step}, micro-step {micro}")
         keys += batch.keys
         draws = draw(config.run.seed, step * accumulation + micro, len(batch.keys), patches, device)
-        with precision(config, device):
-            parts = module(to_device(batch, device), draws)
-        (parts["loss"] / accumulation).backward()
+        with _reducing(module, micro == accumulation - 1):
+            with autocast(config, device):
+                parts = module(to_device(batch, device), draws)
+            (parts["loss"] / accumulation).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0) + value.detach() / accumulation
         for reason, count in batch.dropped.items():
@@ -155,12 +154,23 @@ def _step(
     return {**total, "grad_norm": norm.detach()}, keys
 
 
-def precision(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The autocast that `run.precision` asks for; `auto` is bfloat16 on an accelerator that has it, float32 elsewhere."""
-    wanted = config.run.precision
+def _reducing(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Ranks sum their gradients in the last micro-step of a step only."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not is_last else nullcontext()
+
+
+def precision(wanted: str, device: torch.device) -> torch.dtype:
+    """What `run.precision` means on a device: `auto` is bfloat16 on an accelerator that has it, float32 elsewhere."""
     if wanted == "auto":
         wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bf16")
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The autocast that `run.precision` asks for."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision(config.run.precision, device) is torch.bfloat16
+    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -170,7 +180,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _wrap(objective: Objective) -> nn.Module:
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    if not is_distributed():
         return objective
     # The queue is a buffer that every rank fills alike; broadcasting it would only hide a rank that does not.
     return DistributedDataParallel(objective, broadcast_buffers=False)
@@ -200,7 +210,9 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, 
 
 def _validate(validate: Validate, state: State, objective: Objective, metrics: "MetricsLog | _Silence") -> State:
     objective.eval()
-    figure, values = validate()
+    # One rank measures and all take its word: figures that differ in the last digit would part the ranks' ways.
+    figure, values = validate() if rank() == 0 else (0.0, {})
+    figure = from_first(figure, next(objective.parameters()).device)
     objective.train()
     metrics.write(state.step, **{f"validation_{name}": value for name, value in values.items()})
     if state.best_figure is None or figure > state.best_figure:

@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,6 +40,13 @@ class Meter:
             self._figures.setdefault(name, []).append(value)
         self._samples.append((step, keys))
         self._images += len(keys)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count in `images_per_s`."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
 
     def check(self) -> None:
         """Raises `TrainingError`, naming the first step whose figures are not all finite, and its samples."""
@@ -114,7 +122,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
             values = json.loads(line)
             if values["step"] < step + ("event" not in values):
                 kept.append(line)
-        except ValueError:
+        except (ValueError, TypeError, KeyError):  # a kill cut it short, or it is no line of ours
             break
     return kept
 

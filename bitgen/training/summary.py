@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from bitgen.model.bitgen import BitGen
+from bitgen.model.vision import VisionTower
 from bitgen.objectives.captioning import CHUNK_BYTES
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
+from bitgen.training.loop import precision
 from bitgen.training.optimizer import set_trainable
 from bitgen.training.schedule import Schedule
 
@@ -48,6 +50,16 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 """Part to the prefixes of its parameters' names; the first part that fits counts them."""
 
 
+def build_shape(config: TrainConfig) -> Objective:
+    """The run's objective without weights, on the meta device where the tower allows: for counting only."""
+    vision = config.model.vision
+    tower = None
+    if vision.weights == "stock":
+        tower = VisionTower(vision.model, vision.mode, "none", lora_rank=vision.lora_rank, lora_alpha=vision.lora_alpha)
+    with torch.device("meta"):
+        return Objective(BitGen(config.model, tower), config.loss)
+
+
 def count_parameters(objective: Objective) -> list[Part]:
     """The table of a phase after the thaw: every parameter of the model in exactly one row and column."""
     set_trainable(objective, lora=True)
@@ -73,12 +85,14 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
 
     Weights are float32; what trains has a gradient and two moments beside it. A transformer layer that trains keeps about
     34 bytes a token and unit of width in 16 bits, twice that in 32 (Source: arXiv 2205.05198, section 4.1, without the
-    attention scores, which fused attention does not keep).
+    attention scores, which fused attention does not keep); a ternary one keeps 32 bits in any case.
     """
     model, images = objective.model, config.optim.batch // ranks
     weights = sum(p.numel() for p in model.parameters()) * 4
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * 12
-    per_unit = 68 if config.run.precision == "fp32" or config.run.device == "cpu" else 34
+    device = torch.device("cpu" if config.run.device == "cpu" or not torch.cuda.is_available() else "cuda")
+    is_half = precision(config.run.precision, device) is torch.bfloat16
+    per_unit = 34 if is_half else 68
     patches = (config.data.image_px // model.vision.patch_px) ** 2
     tower_trains = any(p.requires_grad for p in model.vision.parameters())
     layers = _layers(model) if tower_trains else 0
@@ -92,7 +106,7 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
         "weights": weights,
         "gradients and moments": trained,
         "vision activations": tower,
-        "other activations": own * config.model.width * per_unit,
+        "other activations": own * config.model.width * max(per_unit, 68 * config.model.ternary),
         "caption logits": 2 * CHUNK_BYTES,
         "queue": config.loss.queue * config.model.width * 8,
     }
@@ -131,15 +145,3 @@ def _layers(model: BitGen) -> int:
     count = model.vision.config_dict()["num_hidden_layers"]
     assert isinstance(count, int)
     return count
-
-
-def build_shape(config: TrainConfig) -> Objective:
-    """The run's objective without weights, on the meta device where the tower allows: for counting only."""
-    from bitgen.model.vision import VisionTower
-
-    vision = config.model.vision
-    tower = None
-    if vision.weights == "stock":
-        tower = VisionTower(vision.model, vision.mode, "none", lora_rank=vision.lora_rank, lora_alpha=vision.lora_alpha)
-    with torch.device("meta"):
-        return Objective(BitGen(config.model, tower), config.loss)

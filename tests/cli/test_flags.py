@@ -116,7 +116,7 @@ FLAGS = """
 --model.fusion-layers
 --model.decoder-layers
 --model.grounding-layers
---model.memory-slots
+--model.memory-slots --model.memory-noise --model.memory-inverse --model.memory-newton-steps
 --model.temperature
 --model.ternary --model.no-ternary
 --optim.batch

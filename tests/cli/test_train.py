@@ -291,3 +291,12 @@ def test_a_dry_run_of_the_fine_phase_takes_over_the_shape(
     assert main(["--phase", "fine", "--preset", "demo", "--init", str(whole / "squares"), "--dry-run"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[4].split()[-3:] == ["0", "0", f"{50257 * 16:,}"]
+
+
+def test_images_of_no_whole_number_of_patches_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data.image-px", "225", "--dry-run", "--run.runs", str(tmp_path)]) == 2
+    assert (
+        "expected data.image_px to be a multiple of the vision tower's patch, 14, found 225" in capsys.readouterr().err
+    )

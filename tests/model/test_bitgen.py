@@ -14,6 +14,8 @@ from bitgen.model.vision import VisionError
 from bitgen.training.config import ModelConfig, VisionConfig
 from tests import fakes
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def stock(tmp_path: Path) -> Dinov2Model:
@@ -123,20 +125,20 @@ def test_pooling_is_float32_under_autocast() -> None:
 
 
 def test_every_patch_has_a_position_of_its_own() -> None:
-    positions = grid_positions(4, 16)
+    positions = grid_positions(4, 16, CPU)
     distances = torch.cdist(positions, positions) + 10 * torch.eye(16)
     assert distances.min() > 0.1
 
 
 def test_positions_name_the_row_first_and_the_column_second() -> None:
-    positions = grid_positions(3, 16).unflatten(0, (3, 3))
+    positions = grid_positions(3, 16, CPU).unflatten(0, (3, 3))
     assert positions[1, 0, :8].equal(positions[1, 2, :8])
     assert positions[0, 1, 8:].equal(positions[2, 1, 8:])
     assert not positions[0, 1, :8].equal(positions[2, 1, :8])
 
 
 def test_another_resolution_sees_the_same_field() -> None:
-    coarse, fine = grid_positions(2, 16).unflatten(0, (2, 2)), grid_positions(6, 16).unflatten(0, (6, 6))
+    coarse, fine = grid_positions(2, 16, CPU).unflatten(0, (2, 2)), grid_positions(6, 16, CPU).unflatten(0, (6, 6))
     torch.testing.assert_close(coarse, fine[1::3, 1::3])
 
 

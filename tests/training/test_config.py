@@ -5,8 +5,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from bitgen.training.config import RANGES, ConfigError, TrainConfig
+from bitgen.training.config import ConfigError, LossConfig, TrainConfig
 from bitgen.training.phases import Phase, Preset, configure
+from bitgen.training.ranges import RANGES
 from tests import fakes
 
 
@@ -174,3 +175,8 @@ def test_the_phases_weigh_their_losses_as_documented() -> None:
 def test_no_evaluation_data_stands_in_a_mixture() -> None:
     mixtures = {**configure("coarse", "base").data.mixture, **configure("fine", "base").data.mixture}
     assert {name.partition("/")[0] for name in mixtures} == {"coarse", "fine"}
+
+
+def test_a_run_without_a_loss_is_refused() -> None:
+    with pytest.raises(ConfigError, match="loss to be above 0 for one of itc, itm, text, grounding, region"):
+        TrainConfig(loss=LossConfig(itc=0.0, itm=0.0, text=0.0))

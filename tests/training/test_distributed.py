@@ -94,6 +94,10 @@ def test_a_weighted_mean_is_of_all_ranks_rows(results: Results) -> None:
     assert (results[0]["mean"] + results[1]["mean"]).item() / 2 == pytest.approx(expected)
 
 
+def test_all_ranks_take_the_first_ones_word_for_a_validation(results: Results) -> None:
+    assert [r["impatient"].item() for r in results[:2]] == [3, 3]
+
+
 def test_all_ranks_stop_when_one_does(results: Results) -> None:
     assert [r["agreed"].tolist() for r in results[:2]] == [[True, False]] * 2
 

@@ -12,7 +12,7 @@ import torch
 from bitgen.batch import Batch
 from bitgen.training import checkpoint
 from bitgen.training.config import TrainConfig
-from bitgen.training.loop import TrainingError, precision
+from bitgen.training.loop import TrainingError, autocast
 from tests import fakes
 from tests.trainings import PATIENT, after, figures, lines, start, tensors, weights_at
 
@@ -148,7 +148,7 @@ def test_figures_of_validation_are_written_down(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("wanted", "enabled"), [("auto", False), ("fp32", False), ("bf16", True)])
 def test_a_cpu_trains_in_fp32_unless_told_otherwise(wanted: str, enabled: bool) -> None:
-    context = precision(fakes.config(run={"precision": wanted}), torch.device("cpu"))
+    context = autocast(fakes.config(run={"precision": wanted}), torch.device("cpu"))
     assert (context._enabled, context.fast_dtype) == (enabled, torch.bfloat16)
 
 

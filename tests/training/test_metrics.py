@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bitgen.training.metrics import MetricsLog
+from bitgen.training.metrics import Meter, MetricsLog
 from tests import fakes
 from tests.disk import files_of_at_most
 
@@ -50,6 +51,22 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, fakes.config(), 5) as log:
         log.write(2, loss=3.0)
     assert _lines(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 3.0}]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "7", '{"step": "x"}'])
+def test_what_is_no_line_of_ours_ends_the_lines_that_are_kept(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n' + line + "\n")
+    with MetricsLog(tmp_path, fakes.config(), 5):
+        assert _lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_time_in_a_pause_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 9.0, 2.0 + 8.0])
+    monkeypatch.setattr("bitgen.training.metrics.time.monotonic", lambda: next(clock))
+    meter = Meter({})
+    with meter.paused():
+        meter.add(1, {"loss": torch.tensor(1.0)}, ("a", "b"))
+    assert meter.read()["images_per_s"] == pytest.approx(2 / 2.0)
 
 
 def test_a_new_run_in_an_old_folder_starts_empty(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from bitgen.objectives.boxes import aligned_overlap, enclose, generalised_overlap, overlap, to_centres, to_corners
+from bitgen.boxes import aligned_overlap, enclose, generalised_overlap, overlap, to_centres, to_corners
 
 
 def slow_overlap(a: list[float], b: list[float], grid: int) -> float:
