@@ -18,20 +18,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from bitgen.progress import progress
 from pipeline.annotations import READERS
+from pipeline.chunks import chunks, part_path
 from pipeline.decide import Plan, decide, ledger_lines
 from pipeline.fetch import digest_of
-from pipeline.files import locked, replacing, write_json
+from pipeline.files import locked, write_json
+from pipeline.finished import (
+    IMAGES,
+    STAMPS,
+    compared_otherwise,
+    evaluation_folders,
+    is_unchanged,
+    read_images,
+    write_images,
+    write_stamps,
+)
 from pipeline.holdout import BlockList, Looks, block_list, check_files
-from pipeline.ledger import LEDGER, read_ledger, refused, write_ledger
-from pipeline.locate import Locate, is_url, locate_for
+from pipeline.ledger import LEDGER, refused, write_ledger
+from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
 from pipeline.rows import Candidate
-from pipeline.survey import Chunk, Fate, survey
+from pipeline.survey import survey
 from pipeline.workers import Workers
 from pipeline.write import ShardDone, ShardTask, write_shard
 from shards.format import FORMAT_VERSION, ShardError, shard_name
@@ -41,10 +49,6 @@ log = logging.getLogger(__name__)
 
 BUILD_VERSION = 1
 """Raised when the same files give other shards."""
-IMAGES = "images.parquet"
-"""Beside a dataset: key, sha256 and look of every image as it came."""
-
-_IMAGES_SCHEMA = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("look", pa.uint64())])
 
 
 class BuildError(Exception):
@@ -68,7 +72,7 @@ class Others:
 
     blocked: BlockList
     looks: Looks
-    """Of the evaluation sets on disk."""
+    """Of every evaluation set on disk, whichever manifest made it; complete before a source to train on is built."""
     digests: set[str]
     """Of all images of the sources before it."""
 
@@ -90,25 +94,39 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     The hold-out rule covers all of `manifests`, whichever sources are wanted. Raises `BuildError`, and the errors of
     the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
     """
-    raw = data / "raw"
-    with locked(data / "shards"), Workers(options.workers) as workers:
+    raw, shards = data / "raw", data / "shards"
+    with locked(shards), Workers(options.workers) as workers:
         log.info("reading annotations for the hold-out rule")
         blocked = block_list(manifests, raw, lambda source: read(source, raw))
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
         others = Others(blocked, Looks(), set())
         sources = [source for manifest in manifests for source in manifest.sources]
-        for source in sorted(sources, key=lambda s: s.role != "eval"):
-            folder = data / "shards" / source.dataset
+        for source in (s for s in sources if s.role == "eval"):
+            folder = shards / source.dataset
             if source in wanted:
                 yield _build_source(source, raw, folder, others, options, workers)
-            if (folder / DATASET).exists() and (folder / IMAGES).exists():
-                images = pq.read_table(folder / IMAGES).to_pylist()
-                others.digests.update(image["sha256"] for image in images)
-                if source.role == "eval":
-                    for image in images:
-                        others.looks.add(image["sha256"], image["look"], f"{source.dataset} {image['key']}")
-            elif source.role == "eval":
+            elif not (folder / DATASET).exists():
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
+            others.digests.update(image.sha256 for image in read_images(folder))
+        _add_evaluation_images(others, shards)
+        for source in (s for s in sources if s.role == "train"):
+            folder = shards / source.dataset
+            if source in wanted:
+                yield _build_source(source, raw, folder, others, options, workers)
+            others.digests.update(image.sha256 for image in read_images(folder))
+        for name in compared_otherwise(shards, others.looks.sha256):
+            log.warning("%s was compared with other evaluation images than are there now: build it again", name)
+
+
+def _add_evaluation_images(others: Others, shards: Path) -> None:
+    """Those of every dataset in `shards/eval`, whichever manifest made it."""
+    for folder in evaluation_folders(shards):
+        name = folder.relative_to(shards).as_posix()
+        if not (folder / IMAGES).exists():
+            log.warning("%s has no %s: training images are not compared with its pixels", name, IMAGES)
+        for image in read_images(folder):
+            others.looks.add(image.sha256, image.look, f"{name} {image.key}")
+            others.digests.add(image.sha256)
 
 
 def read(source: Source, raw: Path) -> Iterator[Candidate]:
@@ -131,8 +149,9 @@ def _build_source(source: Source, raw: Path, folder: Path, others: Others, optio
     # First pass: every image is opened, by the workers.
     parts: list[Path] = []
     with progress(f"{source.dataset}: looking", None, "images") as bar:
-        for done in workers.each(survey, _chunks(source, raw, folder, others.blocked, locate, options)):
-            parts.append(_part(folder, len(parts)))
+        candidates = itertools.islice(read(source, raw), options.limit)
+        for done in workers.each(survey, chunks(source, candidates, folder, others.blocked, locate)):
+            parts.append(part_path(folder, len(parts)))
             bar.update(done)
 
     # Between the passes: what goes in, and the ledger.
@@ -151,11 +170,13 @@ def _build_source(source: Source, raw: Path, folder: Path, others: Others, optio
     dataset = _finish(
         source,
         folder,
+        parts,
         written,
         plan,
         {
             "inputs": inputs,
             "holdout_sha256": others.blocked.sha256,
+            **({"looks_sha256": others.looks.sha256} if source.role == "train" else {}),
             "counts": dict(sorted(counts.items())),
             "duplicates_across_sources": sum(image.sha256 in others.digests for image in plan.images),
             "sample_side_px": options.shorter_side_px,
@@ -163,33 +184,6 @@ def _build_source(source: Source, raw: Path, folder: Path, others: Others, optio
         },
     )
     return Built(folder, dataset, is_new=True)
-
-
-def _chunks(
-    source: Source, raw: Path, folder: Path, blocked: BlockList, locate: Locate, options: Options
-) -> Iterator[Chunk]:
-    candidates = itertools.islice(read(source, raw), options.limit)
-    for number in itertools.count():
-        lines = tuple(
-            _fate(candidate, source, blocked, locate).to_line()
-            for candidate in itertools.islice(candidates, source.samples_per_shard)
-        )
-        if not lines:
-            return
-        yield Chunk(_part(folder, number), lines, source.orientation == "apply")
-
-
-def _fate(candidate: Candidate, source: Source, blocked: BlockList, locate: Locate) -> Fate:
-    """What can be said of a candidate before its image is opened."""
-    if not candidate.sample.texts:
-        return Fate(candidate, "no_text")
-    if source.role == "train" and (id := blocked.blocking(candidate.sample.ids)):
-        return Fate(candidate, "held_out", id)
-    found = locate(candidate.image)
-    if isinstance(found, str):
-        return Fate(candidate, found, candidate.image)
-    status = found.stat()
-    return Fate(candidate, file=str(found), stamp=f"{status.st_size} {status.st_mtime_ns}")
 
 
 def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:
@@ -219,12 +213,17 @@ def _tasks(source: Source, folder: Path, parts: Sequence[Path], plan: Plan, opti
 
 
 def _finish(
-    source: Source, folder: Path, written: Sequence[ShardDone], plan: Plan, facts: dict[str, Any]
+    source: Source,
+    folder: Path,
+    parts: Sequence[Path],
+    written: Sequence[ShardDone],
+    plan: Plan,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the index and, last of all, `dataset.json`; sweeps the folder."""
     samples = write_index(folder, (entry for shard in written for entry in shard.entries()))
-    with replacing(folder / IMAGES) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(i) for i in plan.images], _IMAGES_SCHEMA), temporary)
+    write_images(folder, plan.images)
+    write_stamps(folder, parts)
     dataset = facts | {
         "format_version": FORMAT_VERSION,
         "code_version": importlib.metadata.version("bitgen"),
@@ -251,7 +250,7 @@ def _finish(
 
 
 def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
-    """Digest of all that a dataset depends on, but for its images."""
+    """Digest of all that a dataset depends on, but for its images: those are known by their stamps."""
     said = [
         BUILD_VERSION,
         FORMAT_VERSION,
@@ -271,13 +270,5 @@ def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | Non
         dataset = dict(ShardIndex.open(folder).dataset)
     except ShardError:
         return None
-    if dataset.get("inputs") != inputs or not all((folder / name).is_file() for name in (IMAGES, LEDGER)):
-        return None
-    # An image that was missing may have come since; `_fate` notes its path or URL.
-    lines = read_ledger(folder)
-    missing = {line.detail for line in lines if line.outcome == "no_image" or is_url(line.detail)}
-    return None if any(isinstance(locate(image), Path) for image in missing) else dataset
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / ".parts" / f"{number:06d}.jsonl"
+    whole = all((folder / name).is_file() for name in (IMAGES, STAMPS, LEDGER))
+    return dataset if dataset.get("inputs") == inputs and whole and is_unchanged(folder, locate) else None

@@ -138,11 +138,13 @@ class Looks:
 
     def __init__(self) -> None:
         self._bytes: dict[str, str] = {}
+        self._seen: set[tuple[str, int]] = set()
         self._bands: tuple[dict[int, list[tuple[int, str]]], ...] = tuple({} for _ in range(_BANDS))
 
     def add(self, sha256: str, look: int, name: str) -> None:
         """An evaluation image, called `name` in reports."""
         self._bytes.setdefault(sha256, name)
+        self._seen.add((sha256, look))
         if not _is_flat(look):
             for band, value in zip(self._bands, _split(look), strict=True):
                 band.setdefault(value, []).append((look, name))
@@ -161,8 +163,8 @@ class Looks:
 
     @property
     def sha256(self) -> str:
-        """Of the sorted digests of the images."""
-        return hashlib.sha256("".join(sorted(self._bytes)).encode()).hexdigest()
+        """Of the sorted digests and looks of the images, a pair a line."""
+        return hashlib.sha256("".join(f"{s} {look:016x}\n" for s, look in sorted(self._seen)).encode()).hexdigest()
 
 
 def _is_flat(look: int) -> bool:

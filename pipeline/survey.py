@@ -81,6 +81,12 @@ class Chunk:
         return hashlib.sha256("\n".join((str(self.apply_orientation), *self.lines)).encode()).hexdigest()
 
 
+def stamp_of(path: Path) -> str:
+    """Size and time of change of a file, by which a later build knows it again."""
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def survey(chunk: Chunk) -> int:
     """Looks at every image of the chunk that is still `kept`; answers in `chunk.part`, unless that was done before.
 

@@ -1,0 +1,86 @@
+"""What was built is built again when something it was made of, or was compared with, is no longer the same."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.build import Options, build
+from shards.index import ShardIndex
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import World
+
+Paint = Callable[..., bytes]
+
+
+def build_alone(world: "World", split: str) -> None:
+    """Builds one source as if it stood in a manifest of its own."""
+    manifest = replace(world.manifest, sources=tuple(s for s in world.sources if s.split == split))
+    list(build([manifest], world.data, manifest.sources, Options()))
+
+
+def test_an_evaluation_set_of_another_manifest_still_counts(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)})
+    world.add("val", {3: paint(2)}, role="eval")
+    build_alone(world, "val")
+    build_alone(world, "train")
+    assert set(world.outcomes(source).values()) == {"kept", "held_out"}
+
+
+def test_a_new_evaluation_set_of_another_manifest_makes_a_dataset_out_of_date(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)})
+    world.add("val", {3: paint(2)}, role="eval")
+    build_alone(world, "train")
+    build_alone(world, "val")
+    build_alone(world, "train")
+    assert len(ShardIndex.open(world.folder(source))) == 1
+
+
+def test_a_dataset_that_was_compared_with_other_evaluation_images_is_named(
+    world: "World", paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)})
+    val = world.add("val", {3: paint(2)}, role="eval")
+    world.build([source])
+    with caplog.at_level(logging.WARNING):
+        world.build([val])
+    assert "coarse/world-train was compared with other evaluation images" in caplog.messages[-1]
+
+
+def test_a_dataset_that_was_compared_with_all_evaluation_images_is_not_named(
+    world: "World", paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.add("train", {1: paint(1)})
+    world.add("val", {3: paint(2)}, role="eval")
+    world.build()
+    caplog.clear()
+    assert [each.is_new for each in world.build()] == [False, False]
+    assert [m for m in caplog.messages if "compared" in m] == []
+
+
+def test_an_image_that_was_replaced_is_built_in(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)})
+    world.build()
+    (world.data / "raw/world/train/1.jpg").write_bytes(paint(3))
+    assert [each.is_new for each in world.build()] == [True]
+    assert ShardIndex.open(world.folder(source)).read(0)[1] == paint(3)
+
+
+def test_an_image_that_was_repaired_is_built_in(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)[:-200]})
+    world.build()
+    (world.data / "raw/world/train/2.jpg").write_bytes(paint(2))
+    world.build()
+    assert len(ShardIndex.open(world.folder(source))) == 2
+
+
+def test_an_image_that_was_removed_is_left_out(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)})
+    world.build()
+    os.unlink(world.data / "raw/world/train/2.jpg")
+    world.build()
+    assert len(ShardIndex.open(world.folder(source))) == 1
