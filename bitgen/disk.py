@@ -1,6 +1,7 @@
 """What every writer of files owes the disk: a full one is named in words, a rename outlives a power cut."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ def room_for(path: Path) -> Iterator[None]:
             raise
         what = "expected room on the disk, found it full; make room and run again"
         raise FullDiskError(error.errno, what, str(path)) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

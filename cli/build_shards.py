@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bitgen.training.phases import Phase, Preset, configure
+from cli.arguments import check_sources, parse, positive
 from pipeline.build import BuildError, Built, Options, build
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
@@ -16,6 +18,8 @@ from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
 from pipeline.workers import WorkerError
 from shards.format import ShardError
+from shards.index import DATASET
+from shards.verify import verify
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 
@@ -25,7 +29,7 @@ _FAILURES = (BuildError, HoldoutError, AnnotationError, ShardError, WorkerError,
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong use."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = _parser().parse_args(arguments)
+    options = parse(_parser(), sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(options)
     except ManifestError as error:
@@ -54,27 +58,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sources", nargs="+", default=[], metavar="NAME", help="only these, under the hold-out of all"
     )
-    parser.add_argument("--limit", type=_positive, help="images of each source at most, the first ones")
-    parser.add_argument(
-        "--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: one a core)"
-    )
+    parser.add_argument("--limit", type=positive, help="images of each source at most, the first ones")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument(
         "--shorter-side",
-        type=_positive,
+        type=positive,
         metavar="PX",
         help="shrink larger images to this (default: bytes as they came)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and end")
+    parser.add_argument(
+        "--verify", action="store_true", help="build nothing: read all that is built, compare every digest, and end"
+    )
     return parser
 
 
-def _positive(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {value!r}")
-    return int(value)
-
-
 def _run(options: argparse.Namespace) -> int:
+    if options.verify:
+        if options.manifests or options.sources:
+            raise ManifestError("expected neither manifests nor --sources with --verify, which reads all that is built")
+        return _verify(options.data)
     named = [read_manifest(path) for path in options.manifests]
     here = _downloaded(options.data)
     wanted = _wanted(named or here, options.sources, options.data, is_explicit=bool(named))
@@ -91,9 +94,39 @@ def _run(options: argparse.Namespace) -> int:
     print(summary({each.dataset["name"]: each.dataset["counts"] for each in built}))
     total = sum(each.dataset["samples"] for each in built)
     print(f"{total:,} samples in {len(built)} datasets are in {options.data / 'shards'}")
-    phases = [phase for phase in ("coarse", "fine") if any(_trains(each, phase) for each in built)]
-    print(f"next: bitgen-train --phase {phases[0] if phases else 'coarse'} --data.root {options.data}")
+    print(f"next: {_next(built, options.data)}")
     return 0
+
+
+def _verify(data: Path) -> int:
+    """A line for every dataset; stops at the first damage."""
+    folders = sorted(path.parent for path in data.glob(f"shards/*/*/{DATASET}"))
+    if not folders:
+        raise BuildError(f"expected built datasets, found none: {data / 'shards'}; run bitgen-shards")
+    for folder in folders:
+        name = folder.relative_to(data / "shards")
+        print(f"{name}: reading", file=sys.stderr)
+        found = verify(folder)
+        print(f"{name}: whole, {found.samples:,} samples, {found.size_bytes / 1e6:,.1f} MB in {found.shards:,} shards")
+    print(f"{len(folders)} datasets in {data / 'shards'} are whole; next, to look at them: bitgen-show {data}")
+    return 0
+
+
+def _next(built: Sequence[Built], data: Path) -> str:
+    """A command that works with what is in `data` now."""
+    phases: tuple[Phase, ...] = ("coarse", "fine")
+    presets: tuple[Preset, ...] = ("base", "demo")
+    for phase in phases:
+        names = [each.dataset["name"] for each in built if _trains(each, phase)]
+        if not names:
+            continue
+        for preset in presets:
+            wanted = configure(phase, preset).data
+            needed = [*wanted.mixture, *wanted.validation]
+            if set(names) <= set(needed) and all((data / "shards" / name / DATASET).is_file() for name in needed):
+                return f"bitgen-train --phase {phase}{' --preset demo' * (preset == 'demo')} --data.root {data}"
+        return f"bitgen-train --phase {phase} --mixture {' '.join(names)} --data.root {data}"
+    return f"bitgen-show {data}"
 
 
 def _downloaded(data: Path) -> list[Manifest]:
@@ -107,9 +140,7 @@ def _wanted(manifests: Sequence[Manifest], names: Sequence[str], data: Path, is_
     sources = [source for manifest in manifests for source in manifest.sources]
     if not sources:
         raise BuildError(f"expected downloads of manifests/*.toml, found none: {data / 'raw'}; run bitgen-download")
-    known = {source.name for source in sources}
-    for name in sorted(set(names) - known):
-        raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")
+    check_sources(manifests, names)
     if names:
         return [source for source in sources if source.name in names]
     wanted = []

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.arguments import check_sources, parse, positive
 from pipeline.build import BuildError, read
 from pipeline.crawl import CrawlError, CrawlSettings, crawl
 from pipeline.download import Wanted, download, wanted_files
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
 from pipeline.locate import is_url
-from pipeline.manifest import ManifestError, Source, read_manifest
+from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
 from pipeline.unpack import UnpackError
 
@@ -22,7 +23,7 @@ from pipeline.unpack import UnpackError
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong use."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = _parser().parse_args(arguments)
+    options = parse(_parser(), sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(options)
     except ManifestError as error:
@@ -43,26 +44,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="where raw/ is (default: data)")
     parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="only what these sources need")
-    parser.add_argument("--limit", type=_positive, help="images of each crawled source at most")
+    parser.add_argument("--limit", type=positive, help="images of each crawled source at most")
     parser.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, help="of a crawl (default: one a core)"
+        "--processes", type=positive, default=os.cpu_count() or 1, help="of a crawl (default: one a core)"
     )
     parser.add_argument("--retry-failed", action="store_true", help="crawl again what gave no image")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
     return parser
 
 
-def _positive(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {value!r}")
-    return int(value)
-
-
 def _run(options: argparse.Namespace) -> int:
     manifests, names = [read_manifest(path) for path in options.manifests], options.sources
-    known = {source.name for manifest in manifests for source in manifest.sources}
-    for name in sorted(set(names) - known):
-        raise ManifestError(f"expected sources among {', '.join(sorted(known))}, found {name!r}")
+    check_sources(manifests, names)
     files = wanted_files(manifests, options.data, names)
     missing = [each for each in files if not each.is_there]
     size = sum(each.expected.size_bytes for each in missing)
@@ -83,8 +76,18 @@ def _run(options: argparse.Namespace) -> int:
     for source in (s for m in manifests for s in m.sources if s.crawl and (not names or s.name in names)):
         _crawl(source, raw, options)
     print(f"{len(files)} files of {', '.join(m.name for m in manifests)} are in {raw}")
-    print(f"next: bitgen-shards {' '.join(map(str, options.manifests))} --data {options.data}")
+    if following := _next(manifests, files, options):
+        print(f"next: {following}")
     return 0
+
+
+def _next(manifests: Sequence[Manifest], files: Sequence[Wanted], options: argparse.Namespace) -> str:
+    """What to run next: sources become shards, weights are trained from; empty where there is neither."""
+    paths = [str(path) for path, manifest in zip(options.manifests, manifests, strict=True) if manifest.sources]
+    if paths:
+        return f"bitgen-shards {' '.join(paths)} --data {options.data}"
+    weights = [Path(each.name).parent for each in files if each.name.endswith(".safetensors")]
+    return f"bitgen-train --phase coarse --model.vision.model {options.data / 'raw' / weights[0]}" if weights else ""
 
 
 def _crawl(source: Source, raw: Path, options: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import tyro
@@ -12,6 +11,7 @@ import tyro
 from bitgen.training import checkpoint
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.phases import configure
+from cli.arguments import unknown_flag
 
 DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
   --phase {coarse,fine}   coarse aligns images and texts; fine grounds phrases
@@ -71,11 +71,9 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, object]]:
 
 def _refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
     """Raises `ConfigError` with the nearest name: tyro knows no flag of ours, and names none that is a word away."""
-    for argument in arguments:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in {*known, "--help"}:
-            nearest = get_close_matches(flag, known, 1, cutoff=0)[0]
-            raise ConfigError(f"expected a flag of bitgen-train, found {flag}; the nearest is {nearest} (see --help)")
+    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    if message := unknown_flag("bitgen-train", names, known):
+        raise ConfigError(message)
 
 
 def _resumed(path: str) -> TrainConfig:

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bitgen.disk import room_for, sync_folder
-
-_CHUNK_BYTES = 1 << 20
+from bitgen.disk import file_sha256, room_for, sync_folder
 
 
 @contextmanager
@@ -79,15 +77,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal digest of a file; of a folder, that of the sorted lines `digest  relative/path` of its files."""
-    digest = hashlib.sha256()
     if path.is_dir():
+        digest = hashlib.sha256()
         for each in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{sha256_of(each)}  {each.relative_to(path).as_posix()}\n".encode())
+            digest.update(f"{file_sha256(each)}  {each.relative_to(path).as_posix()}\n".encode())
         return digest.hexdigest()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def size_of(path: Path) -> int:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bitgen.disk import file_sha256
 from bitgen.image import DecodeError, decode
 from bitgen.record import Sample
 from shards.format import Entry, ShardError, scan, shard_name
@@ -38,7 +39,7 @@ def verify(folder: str | Path, images: bool = True) -> Report:
     texts = phrases = boxes = 0
     for number, listed in enumerate(index.dataset["shards"]):
         path = index.folder / shard_name(number)
-        digest = _sha256(path)
+        digest = file_sha256(path)
         if digest != listed["sha256"]:
             raise ShardError(f"expected sha256 {listed['sha256']}, found {digest}: {path}")
         first, found = len(keys), 0
@@ -87,8 +88,3 @@ def _check_image(sample: Sample, image: bytes, whole: bool, path: Path) -> None:
     if (width, height) != (sample.width, sample.height):
         size = f"{sample.width}x{sample.height}"
         raise ShardError(f"expected an image of {size}, found {width}x{height}: {sample.key}, {path}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

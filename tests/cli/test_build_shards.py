@@ -9,6 +9,7 @@ import pytest
 
 from cli import build_shards
 from cli.build_shards import main
+from cli.download import main as download
 from pipeline.files import locked
 from shards.index import ShardIndex
 from tests import worlds
@@ -67,7 +68,61 @@ def test_it_ends_with_a_table_and_what_to_run_next(
         ["coarse/world-train", "5"],
         ["fine/other-train", "5"],
     ]
-    assert lines[-1] == f"next: bitgen-train --phase coarse --data.root {tmp_path}/data"
+    assert lines[-1] == f"next: bitgen-train --phase coarse --mixture coarse/world-train --data.root {tmp_path}/data"
+
+
+def test_after_the_sample_comes_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = str(build_shards.MANIFESTS / "sample.toml")
+    download([sample, "--data", str(tmp_path / "data")])
+    run(tmp_path, sample)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next: bitgen-train --phase coarse --preset demo --data.root {tmp_path}/data"
+
+
+def test_whole_datasets_are_verified_in_a_line_each(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, manifest)
+    capsys.readouterr()
+    assert run(tmp_path, "--verify") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("coarse/world-train: whole, 3 samples, ")
+    assert lines[1].startswith("fine/other-train: whole, 3 samples, ")
+    assert lines[2].startswith(f"2 datasets in {tmp_path}/data/shards are whole")
+
+
+def test_verifying_ends_at_the_first_damage_and_names_it(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, manifest)
+    shard = tmp_path / "data/shards/fine/other-train/000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert run(tmp_path, "--verify") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("bitgen-shards: expected sha256 ")
+    assert last.endswith(str(shard))
+
+
+def test_nothing_to_verify_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--verify") == 1
+    assert "expected built datasets, found none" in capsys.readouterr().err
+
+
+def test_verifying_some_manifests_is_wrong_use(manifest: str, tmp_path: Path) -> None:
+    assert run(tmp_path, manifest, "--verify") == 2
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--limmit", "3"])
+    assert "found --limmit; the nearest is --limit" in capsys.readouterr().err
+
+
+def test_an_unknown_source_is_refused_with_the_nearest_name(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, manifest, "--sources", "wrold")
+    assert "found 'wrold' (did you mean 'world'?)" in capsys.readouterr().err
 
 
 def test_only_the_named_sources_are_built(manifest: str, tmp_path: Path) -> None:

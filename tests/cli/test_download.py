@@ -77,6 +77,22 @@ def test_it_ends_with_what_to_run_next(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"1 files of world are in {data}/raw\nnext: bitgen-shards {path} --data {data}\n"
 
 
+def test_after_weights_comes_a_run_that_starts_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.safetensors").write_text("w")
+    path = tmp_path / "w.toml"
+    file = '[[file]]\npath = "base/model.safetensors"\nurls = ["model.safetensors"]\n'
+    path.write_text(f'name = "w"\nlicence = "CC0"\n{file}')
+    run(tmp_path, str(path))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next: bitgen-train --phase coarse --model.vision.model {tmp_path}/data/raw/w/base"
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["m.toml", "--retry-fialed"])
+    assert "found --retry-fialed; the nearest is --retry-failed" in capsys.readouterr().err
+
+
 def test_a_second_run_asks_the_server_nothing(server: Server, tmp_path: Path) -> None:
     server.pages["/a"] = Page(BODY)
     server.pages["/z"] = Page(packed({"x": b"1"}))

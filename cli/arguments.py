@@ -1,0 +1,39 @@
+"""What the commands' arguments have in common: numbers, sources by name, and the nearest name of what is unknown."""
+
+import argparse
+from collections.abc import Sequence
+
+from pipeline.manifest import Manifest, ManifestError
+from pipeline.nearest import hint, nearest
+
+
+def positive(value: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, found {value!r}")
+    return int(value)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The parsed arguments; a flag that `parser` does not know ends the command with 2 and the nearest name."""
+    known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    if message := unknown_flag(parser.prog, arguments, known):
+        parser.error(message)
+    return parser.parse_args(arguments)
+
+
+def unknown_flag(command: str, arguments: Sequence[str], known: Sequence[str]) -> str:
+    """What is wrong with the first argument that looks like a flag and is none, and the nearest one; empty without."""
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and flag not in {*known, "--help", "--"}:
+            found = nearest(flag, known, cutoff=0.0)
+            return f"expected a flag of {command}, found {flag}; the nearest is {found} (see --help)"
+    return ""
+
+
+def check_sources(manifests: Sequence[Manifest], names: Sequence[str]) -> None:
+    """Raises `ManifestError` where one of `names` is the name of no source."""
+    known = sorted({source.name for manifest in manifests for source in manifest.sources})
+    for name in sorted(set(names) - set(known)):
+        raise ManifestError(f"expected sources among {', '.join(known) or 'none'}, found {name!r}{hint(name, known)}")
