@@ -40,16 +40,25 @@ class Arguments:
     out: Path | None = None
     """Where the results go; by default results.json in the run folder."""
 
+    def __post_init__(self) -> None:
+        if min(self.batch, self.train_limit) < 1:
+            found = f"{self.batch} and {self.train_limit}"
+            raise ValueError(f"expected --batch and --train-limit of 1 or more, found {found}")
+        if self.seed < 0:
+            raise ValueError(f"expected --seed of 0 or more, found {self.seed}")
+        if self.out is None and self.checkpoint.startswith("hf://"):
+            raise ValueError(f"expected --out FILE for a model from a hub, found none: {self.checkpoint}")
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """0 done, 1 failed, 2 wrong use."""
     arguments = tyro.cli(Arguments, prog="bitgen-eval", args=argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return evaluate(arguments)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
+        print("bitgen-eval: stopped; nothing was written", file=sys.stderr)
+        return 1
     except (BatchError, CheckpointError, ResultsError, ShardError, OSError, ValueError) as error:
         print(f"bitgen-eval: {error}", file=sys.stderr)
         return 1
@@ -85,8 +94,6 @@ def results_path(arguments: Arguments) -> Path:
     """`--out`, or results.json in the folder of the run that the checkpoint belongs to."""
     if arguments.out is not None:
         return arguments.out
-    if arguments.checkpoint.startswith("hf://"):
-        raise ResultsError(f"expected --out FILE for a model from a hub, found none: {arguments.checkpoint}")
     path = Path(arguments.checkpoint)
     if not path.is_dir():
         raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")

@@ -32,16 +32,22 @@ class Arguments:
     seed: int = 0
     """Which images, and which crops of them."""
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"expected --samples of 1 or more, found {self.samples}")
+        if self.seed < 0:
+            raise ValueError(f"expected --seed of 0 or more, found {self.seed}")
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """0 done, 1 failed, 2 wrong use."""
     arguments = tyro.cli(Arguments, prog="bitgen-show", args=argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         out = show(arguments)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
+        print("bitgen-show: stopped; nothing was written", file=sys.stderr)
+        return 1
     except (BatchError, PageError, ShardError, OSError) as error:
         print(f"bitgen-show: {error}", file=sys.stderr)
         return 1

@@ -152,7 +152,9 @@ def test_an_unknown_task_is_wrong_use():
 
 
 def test_a_model_from_a_hub_needs_a_place_for_its_results(capsys: pytest.CaptureFixture[str]):
-    assert main(["hf://owner/name"]) == 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["hf://owner/name"])
+    assert stopped.value.code == 2
     assert "expected --out FILE" in capsys.readouterr().err
 
 
@@ -160,3 +162,19 @@ def test_results_are_not_put_in_the_place_of_a_folder(run: Path, tmp_path: Path,
     (tmp_path / "there").mkdir()
     assert main([str(run), "--out", str(tmp_path / "there")]) == 1
     assert "expected a file to replace or nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--batch=0", "--train-limit=-1", "--seed=-1"])
+def test_a_number_out_of_range_is_wrong_use(capsys: pytest.CaptureFixture[str], flag: str):
+    with pytest.raises(SystemExit) as stopped:
+        main(["runs/any", flag])
+    assert stopped.value.code == 2
+    assert "expected --" in capsys.readouterr().err
+
+
+def test_a_stopped_evaluation_has_failed(run: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.evaluate.evaluate_checkpoint", stop)
+    assert main([str(run)]) == 1

@@ -229,3 +229,19 @@ def test_a_run_page_is_not_put_in_the_place_of_a_pipe(bare_run: Path):
     os.mkfifo(bare_run / "page.html")
     assert main([str(bare_run), "--out", str(bare_run / "page.html")]) == 1
     assert (bare_run / "page.html").is_fifo()
+
+
+@pytest.mark.parametrize("flag", ["--seed=-1", "--samples=-5", "--samples=0"])
+def test_a_number_out_of_range_is_wrong_use(capsys: pytest.CaptureFixture[str], flag: str):
+    with pytest.raises(SystemExit) as stopped:
+        main(["runs/any", flag])
+    assert stopped.value.code == 2
+    assert f"expected {flag.partition('=')[0]} of" in capsys.readouterr().err
+
+
+def test_a_stopped_page_has_failed(bare_run: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.show.run_page", stop)
+    assert main([str(bare_run)]) == 1
