@@ -79,7 +79,7 @@ def demo(config: TrainConfig) -> TrainConfig:
         optim=OptimConfig(
             batch=29 if is_coarse else 24,
             accumulation=1,
-            epochs=80 if is_coarse else 60,
+            epochs=80 if is_coarse else 50,
             lr=1.5e-3 if is_coarse else 1e-3,
             gate_lr_scale=10.0,
             lora_warmup_epochs=25.0,
