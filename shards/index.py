@@ -117,8 +117,7 @@ class ShardIndex:
         folder = Path(folder)
         dataset = _read_dataset(folder / DATASET)
         table = _read_table(folder / INDEX)
-        if (table.column("shard").to_numpy() < 0).any():
-            raise ShardError(f"expected shards from 0, found a negative one: {folder / INDEX}")
+        _check_numbers(table, len(dataset["shards"]), folder / INDEX)
         index = ShardIndex(folder, dataset, table)
         index._check()
         return index
@@ -180,10 +179,12 @@ class ShardIndex:
             return found
 
     def _check(self) -> None:
-        listed = [shard["samples"] for shard in self.dataset["shards"]]
-        if list(self.shard_sizes) != listed or len(self) != self.dataset["samples"]:
-            where, found = self.folder / INDEX, f"{len(self)} rows, {self.shard_sizes} in shards"
-            raise ShardError(f"expected {self.dataset['samples']} samples, {listed} in shards, found {found}: {where}")
+        where = self.folder / INDEX
+        if len(self) != self.dataset["samples"]:
+            raise ShardError(f"expected {self.dataset['samples']} samples, found {len(self)}: {where}")
+        for shard, found in zip(self.dataset["shards"], self.shard_sizes, strict=True):
+            if found != shard["samples"]:
+                raise ShardError(f"expected {shard['samples']} samples in {shard['file']}, found {found}: {where}")
         sizes = np.array([self._shard_bytes(shard) for shard in self.dataset["shards"]], dtype=np.int64)
         for batch, shards in enumerate(self._numbers["shard"]):
             for member in ("image", "json"):
@@ -206,6 +207,15 @@ class ShardIndex:
         if found != shard["bytes"]:
             raise ShardError(f"expected a shard of {shard['bytes']} bytes, found {found}: {path}")
         return found
+
+
+def _check_numbers(table: pa.Table, shards: int, path: Path) -> None:
+    # Before they are counted: counting makes an array as long as the largest number.
+    for batch in table.column("shard").chunks:
+        numbers = batch.to_numpy()
+        wrong = (numbers < 0) | (numbers >= shards)
+        if wrong.any():
+            raise ShardError(f"expected numbers of {shards} shards, found {numbers[np.argmax(wrong)]}: {path}")
 
 
 def _column(batches: list[NDArray[Any]]) -> NDArray[Any]:

@@ -174,7 +174,7 @@ def test_an_index_of_other_columns_is_refused(build):
 def test_an_index_of_more_samples_than_the_shards_hold_is_refused(build):
     folder, other = build("pets", (3, 2)), build("cats", (3, 3))
     (folder / "index.arrow").write_bytes((other / "index.arrow").read_bytes())
-    with pytest.raises(ShardError, match=r"expected 5 samples, \[3, 2\] in shards, found 6 rows, \(3, 3\) in shards"):
+    with pytest.raises(ShardError, match=r"expected 5 samples, found 6: .*index\.arrow"):
         ShardIndex.open(folder)
 
 
@@ -204,9 +204,16 @@ def test_an_offset_outside_its_shard_is_refused(build, column, values, member):
         ShardIndex.open(folder)
 
 
-@pytest.mark.parametrize("values", [[0, 0, 0, 1, 2], [-1, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
-def test_a_sample_in_another_shard_than_listed_is_refused(build, values):
+@pytest.mark.parametrize("wrong", [2, -1, 200_000_000, 2**31 - 1])
+def test_a_sample_in_a_shard_that_is_not_listed_is_refused(build, wrong):
     folder = build()
-    change_index(folder, "shard", values)
-    with pytest.raises(ShardError, match=r"expected (5 samples|shards from 0)"):
+    change_index(folder, "shard", [0, 0, 0, 1, wrong])
+    with pytest.raises(ShardError, match=rf"expected numbers of 2 shards, found {wrong}: .*index\.arrow$"):
+        ShardIndex.open(folder)
+
+
+def test_the_first_shard_with_another_number_of_samples_is_named(build):
+    folder = build()
+    change_index(folder, "shard", [0, 0, 1, 1, 1])
+    with pytest.raises(ShardError, match=r"expected 3 samples in 000000\.tar, found 2: .*index\.arrow$"):
         ShardIndex.open(folder)
