@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,10 @@ from typing import Any
 
 from bitgen.progress import progress
 from pipeline.annotations import READERS
-from pipeline.chunks import chunks, part_path
+from pipeline.chunks import PARTS, chunks, part_path, unlisted
 from pipeline.decide import Plan, decide, ledger_lines
 from pipeline.fetch import digest_of
-from pipeline.files import locked, write_json
+from pipeline.files import locked, read_json, write_json
 from pipeline.finished import (
     IMAGES,
     STAMPS,
@@ -41,13 +42,13 @@ from pipeline.manifest import Manifest, Source
 from pipeline.rows import Candidate
 from pipeline.survey import survey
 from pipeline.workers import Workers
-from pipeline.write import ShardDone, ShardTask, write_shard
-from shards.format import FORMAT_VERSION, ShardError, shard_name
+from pipeline.write import ShardDone, shard_tasks, write_shard
+from shards.format import FORMAT_VERSION, ShardError
 from shards.index import DATASET, ShardIndex, write_index
 
 log = logging.getLogger(__name__)
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Raised when the same files give other shards."""
 
 
@@ -95,6 +96,8 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
     """
     raw, shards = data / "raw", data / "shards"
+    manifests = list({manifest.path.resolve(): manifest for manifest in manifests}.values())
+    _check_distinct(manifests)
     with locked(shards), Workers(options.workers) as workers:
         log.info("reading annotations for the hold-out rule")
         blocked = block_list(manifests, raw, lambda source: read(source, raw))
@@ -118,6 +121,24 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
             log.warning("%s was compared with other evaluation images than are there now: build it again", name)
 
 
+def _check_distinct(manifests: Sequence[Manifest]) -> None:
+    made_by: dict[str, Path] = {}
+    for dataset, path in ((source.dataset, manifest.path) for manifest in manifests for source in manifest.sources):
+        if dataset in made_by:
+            raise BuildError(f"expected distinct sources, found {dataset} in {made_by[dataset]} and in {path}")
+        made_by[dataset] = path
+
+
+def _check_own(source: Source, folder: Path) -> None:
+    """Refuses a folder that another manifest filled."""
+    dataset = read_json(folder / DATASET)
+    if dataset is not None and dataset.get("manifest", source.manifest) != source.manifest:
+        raise BuildError(
+            f"expected a dataset of manifest {source.manifest!r}, found one of {dataset['manifest']!r}: {folder};"
+            " name the source otherwise, or delete the folder"
+        )
+
+
 def _add_evaluation_images(others: Others, shards: Path) -> None:
     """Those of every dataset in `shards/eval`, whichever manifest made it."""
     for folder in evaluation_folders(shards):
@@ -139,12 +160,12 @@ def read(source: Source, raw: Path) -> Iterator[Candidate]:
 
 
 def _build_source(source: Source, raw: Path, folder: Path, others: Others, options: Options, workers: Workers) -> Built:
+    _check_own(source, folder)
     check_files(source, raw)
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, others, options)
     if dataset := _finished(folder, inputs, locate):
         return Built(folder, dataset, is_new=False)
-    (folder / DATASET).unlink(missing_ok=True)
 
     # First pass: every image is opened, by the workers.
     parts: list[Path] = []
@@ -154,14 +175,21 @@ def _build_source(source: Source, raw: Path, folder: Path, others: Others, optio
             parts.append(part_path(folder, len(parts)))
             bar.update(done)
 
+    for name in unlisted(parts, raw) if source.role == "train" else ():
+        log.warning("%s: some of its ids may be of %s, which is not on disk and so not held out", source.dataset, name)
+
     # Between the passes: what goes in, and the ledger.
     plan = decide(parts, others.looks if source.role == "train" else None)
     with progress(f"{source.dataset}: ledger", None, "rows"):
-        counts = write_ledger(folder, ledger_lines(parts, plan, source.name))
-    _check_counts(source, counts, plan, folder)
+        counts = write_ledger(folder / PARTS, ledger_lines(parts, plan, source.name))
+    _check_counts(source, counts, plan, folder / PARTS)
+
+    # What an earlier build left stays good up to here, whatever fails.
+    (folder / DATASET).unlink(missing_ok=True)
+    os.replace(folder / PARTS / LEDGER, folder / LEDGER)
 
     # Second pass: a shard per chunk that has samples, by the workers.
-    tasks = _tasks(source, folder, parts, plan, options)
+    tasks = shard_tasks(folder, parts, plan, source.orientation == "apply", options.shorter_side_px)
     written: list[ShardDone] = []
     with progress(f"{source.dataset}: writing", len(plan.images), "images") as bar:
         for shard in workers.each(write_shard, tasks):
@@ -198,20 +226,6 @@ def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path
         raise BuildError(f"expected one or more samples, found none, rows {dict(counts)}: {source.dataset}")
 
 
-def _tasks(source: Source, folder: Path, parts: Sequence[Path], plan: Plan, options: Options) -> Iterator[ShardTask]:
-    apply_orientation = source.orientation == "apply"
-    with_samples = [number for number, kept in enumerate(plan.kept) if kept]
-    for shard, number in enumerate(with_samples):
-        yield ShardTask(
-            parts[number],
-            folder / shard_name(shard),
-            tuple(plan.kept[number]),
-            {place: tuple(plan.joined[number, place]) for place in plan.kept[number] if (number, place) in plan.joined},
-            apply_orientation,
-            options.shorter_side_px,
-        )
-
-
 def _finish(
     source: Source,
     folder: Path,
@@ -245,7 +259,7 @@ def _finish(
         if stale.name not in current:
             stale.unlink()
     write_json(folder / DATASET, dataset)
-    shutil.rmtree(folder / ".parts")
+    shutil.rmtree(folder / PARTS)
     return dataset
 
 

@@ -22,6 +22,19 @@ log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "manifests" / "holdout"
 
+_VAL2017 = re.compile(r"(?:^|/)val2017/0{6}\d{6}\.jpg(?:$|[?#])")
+_TRAIN2017 = re.compile(r"(?:^|/)train2017/0{6}\d{6}\.jpg(?:$|[?#])")
+
+_LISTS = {
+    "coco": ("COCO val2017", "coco", ("annotations/captions_val2017.json",)),
+    "flickr": (
+        "Flickr30k val and test",
+        "flickr30k",
+        ("dataset_flickr30k.json", "flickr30k_entities/val.txt", "flickr30k_entities/test.txt"),
+    ),
+}
+"""By kind of id: evaluation sets whose ids do not ship, the manifest that brings them, and its files."""
+
 _ID = re.compile(r"(coco|vg|flickr):[1-9][0-9]*|(?!coco:|vg:|flickr:)[a-z0-9_-]+:\S+")
 
 # On 1,307 photographs of COCO and Flickr30k no two looks are nearer than 5 bits (853,471 pairs); of the same photographs
@@ -92,6 +105,28 @@ def check_files(source: Source, raw: Path) -> None:
     for path in missing_files(source, raw):
         family = path.relative_to(os.path.normpath(raw)).parts[0]
         raise HoldoutError(f"expected {path} for {source.dataset}, found none: bitgen-download manifests/{family}.toml")
+
+
+def is_val2017(places: Iterable[str]) -> bool:
+    """Whether a URL or path of an image says that it is a photograph of COCO val2017, whose ids do not ship."""
+    return any(_VAL2017.search(place) for place in places)
+
+
+def open_kinds(ids: Iterable[str], places: Iterable[str]) -> set[str]:
+    """Kinds of `ids` whose evaluation lists may be missing; none where a URL or path says COCO train2017."""
+    if any(_TRAIN2017.search(place) for place in places):
+        return set()
+    return _LISTS.keys() & {id.partition(":")[0] for id in ids}
+
+
+def missing_lists(kinds: Iterable[str], raw: Path) -> list[str]:
+    """Evaluation sets that ids of these kinds may belong to and whose ids are not known, with where they come from."""
+    wanted = [_LISTS[kind] for kind in sorted(kinds)]
+    return [
+        f"{name} (manifests/{family}.toml)"
+        for name, family, paths in wanted
+        if not all((raw / family / path).exists() for path in paths)
+    ]
 
 
 def read_ids(path: Path) -> list[str]:

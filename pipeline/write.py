@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 
 from bitgen.record import Sample
+from pipeline.decide import Plan
 from pipeline.files import read_json, write_json
 from pipeline.survey import Fate, inputs_of, is_turned, open_image, read_part
-from shards.format import Entry, ShardError, ShardWriter
+from shards.format import Entry, ShardError, ShardWriter, shard_name
 
 JPEG_QUALITY = 95
 
@@ -60,6 +61,22 @@ class ShardDone:
         """Its rows of the index, from the note: those of all shards need not be in memory at once."""
         for entry in (read_json(self.note) or {})["entries"]:
             yield Entry(**entry | {"tokens": tuple(entry["tokens"]), "phrases": tuple(entry["phrases"])})
+
+
+def shard_tasks(
+    folder: Path, parts: Sequence[Path], plan: Plan, apply_orientation: bool, shorter_side_px: int | None
+) -> Iterator[ShardTask]:
+    """A task for every surveyed part that has samples, in order."""
+    with_samples = [number for number, kept in enumerate(plan.kept) if kept]
+    for shard, number in enumerate(with_samples):
+        yield ShardTask(
+            parts[number],
+            folder / shard_name(shard),
+            tuple(plan.kept[number]),
+            {place: tuple(plan.joined[number, place]) for place in plan.kept[number] if (number, place) in plan.joined},
+            apply_orientation,
+            shorter_side_px,
+        )
 
 
 def write_shard(task: ShardTask) -> ShardDone:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.build import Options, build
+from pipeline.build import BuildError, Options, build
 from shards.index import ShardIndex
 
 if TYPE_CHECKING:
@@ -84,3 +84,35 @@ def test_an_image_that_was_removed_is_left_out(world: "World", paint: Paint) -> 
     os.unlink(world.data / "raw/world/train/2.jpg")
     world.build()
     assert len(ShardIndex.open(world.folder(source))) == 1
+
+
+def test_a_rebuild_that_fails_leaves_the_dataset_as_it_was(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(2)}, refusal_ceiling=0.0)
+    world.build()
+    before = {p.name: p.read_bytes() for p in world.folder(source).iterdir()}
+    os.unlink(world.data / "raw/world/train/2.jpg")
+    with pytest.raises(BuildError, match=r"no_image 2; row by row in .*\.parts"):
+        world.build()
+    assert {p.name: p.read_bytes() for p in world.folder(source).iterdir() if p.is_file()} == before
+
+
+def test_a_manifest_that_is_given_twice_is_built_once(world: "World", paint: Paint) -> None:
+    world.add("train", {1: paint(1)})
+    built = build([world.manifest, world.manifest], world.data, world.sources * 2, Options())
+    assert [each.is_new for each in built] == [True]
+
+
+def test_two_manifests_that_make_the_same_dataset_are_refused(world: "World", paint: Paint) -> None:
+    world.add("train", {1: paint(1)})
+    other = replace(world.manifest, path=world.data / "other.toml")
+    with pytest.raises(BuildError, match=r"found coarse/world-train in .*world\.toml and in .*other\.toml"):
+        list(build([world.manifest, other], world.data, world.sources, Options()))
+
+
+def test_a_dataset_that_another_manifest_made_is_refused(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1)})
+    world.build()
+    path = world.folder(source) / "dataset.json"
+    path.write_text(path.read_text().replace('"manifest": "world"', '"manifest": "theirs"'))
+    with pytest.raises(BuildError, match="expected a dataset of manifest 'world', found one of 'theirs'"):
+        world.build()
