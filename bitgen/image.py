@@ -148,13 +148,14 @@ def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def to_image(boxes: Tensor, crops: Tensor) -> Tensor:
-    """Boxes that the model predicts, as fractions of the stored image: what `move_boxes` did, undone.
+def to_image(places: Tensor, crops: Tensor) -> Tensor:
+    """What the model predicts, as fractions of the stored image: what `move_boxes` did, undone.
 
     Args:
-        boxes: [N, 4], corners in fractions of the crop.
+        places: [N, 4] corners or [N, 2] points, x before y, in fractions of the crop.
         crops: [N, 4] or [4], corners in fractions of the stored image, as in `Batch.crops`.
     """
-    origin = torch.cat([crops[..., :2], crops[..., :2]], dim=-1)
-    size = torch.cat([crops[..., 2:] - crops[..., :2]] * 2, dim=-1)
-    return origin + boxes * size
+    points = places.shape[-1] // 2
+    origin = torch.cat([crops[..., :2]] * points, dim=-1)
+    size = torch.cat([crops[..., 2:] - crops[..., :2]] * points, dim=-1)
+    return origin + places * size

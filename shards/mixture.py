@@ -36,24 +36,6 @@ class Place:
     """Row in the source's index."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands in the stream: all that a checkpoint needs of it, beside `Mixture.fingerprint`."""
-
-    position: int = 0
-    """The next one, in the global order."""
-    micro_step: int = 0
-    """Global micro-batches so far: seeds what a step draws."""
-
-    def __post_init__(self) -> None:
-        if self.position < 0 or self.micro_step < 0:
-            raise ValueError(f"expected a position and a micro_step from 0, found {self.position}, {self.micro_step}")
-
-    def after(self, batch: int) -> "Position":
-        """The position behind a global micro-batch of `batch` samples."""
-        return Position(self.position + batch, self.micro_step + 1)
-
-
 def shares(amounts: Mapping[str, Fraction]) -> dict[str, int]:
     """Positive amounts as whole numbers that sum to 4,096: by largest remainder, none below 1, names break ties.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.boxes import aligned_overlap, enclose, generalised_overlap, overlap
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
+from bitgen.image import to_image
 from bitgen.model.bitgen import BitGen, ImageStates
 
 TEXT_ROWS = 256
@@ -220,9 +221,7 @@ def to_pixels(places: Tensor, crops: Tensor, sizes: Tensor) -> Tensor:
         crops: [P, 4], corners in fractions of the stored image.
         sizes: [P, 2], its width and height in pixels.
     """
-    pairs = places.shape[1] // 2
-    low, extent = crops[:, :2].repeat(1, pairs), (crops[:, 2:] - crops[:, :2]).repeat(1, pairs)
-    return (low + places * extent) * sizes.repeat(1, pairs)
+    return to_image(places, crops) * sizes.repeat(1, places.shape[1] // 2)
 
 
 def select(targets: Targets, phrases: Tensor) -> Targets:

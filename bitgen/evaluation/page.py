@@ -100,10 +100,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], lesser: Iterable
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
-def bullets(lines: Iterable[str]) -> Html:
-    return Html("<ul>" + "".join(f"<li>{text(line)}</li>" for line in lines) + "</ul>")
-
-
 def count(value: int) -> str:
     return f"{value:,}"
 

@@ -91,13 +91,6 @@ def ranks(scores: Tensor, relevant: Tensor) -> Tensor:
     return 1 + (~relevant & ~(scores < best)).sum(dim=1)
 
 
-def retrieve(similarity: Tensor, text_image: Tensor) -> dict:
-    """`summarise` for a whole matrix: similarity [I, T], and the image row of each text, text_image [T]."""
-    image_rows = torch.arange(len(similarity))
-    relevant = image_rows[:, None] == text_image[None]
-    return summarise(ranks(similarity, relevant), ranks(similarity.T, relevant.T), image_rows, text_image)
-
-
 def summarise(image_ranks: Tensor, text_ranks: Tensor, image_ids: Tensor, text_ids: Tensor) -> dict:
     """Recalls as fractions 0..1, their sum over both directions 0..6, median ranks, and chance.
 

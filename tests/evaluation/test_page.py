@@ -1,6 +1,6 @@
 from html.parser import HTMLParser
 
-from bitgen.evaluation.page import bullets, document, facts, paragraph, size, size_warning, table, text, warning_of_size
+from bitgen.evaluation.page import document, facts, paragraph, size, size_warning, table, text, warning_of_size
 
 
 class Reader(HTMLParser):
@@ -30,7 +30,7 @@ def read(page: str) -> Reader:
 
 
 def test_a_document_closes_what_it_opens():
-    page = document("Title", "lead", [("One", paragraph("a")), ("Two", bullets(["b", "c"]))], "end")
+    page = document("Title", "lead", [("One", paragraph("a")), ("Two", paragraph("b"))], "end")
     assert read(page).seen.count("h2") == 2
 
 

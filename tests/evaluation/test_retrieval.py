@@ -13,7 +13,6 @@ from bitgen.evaluation.retrieval import (
     rank_both,
     ranks,
     recall,
-    retrieve,
     summarise,
 )
 from tests import fakes
@@ -23,6 +22,13 @@ def slow_rank(scores: list[float], relevant: list[bool]) -> int:
     """Sorts the gallery; among equal scores the relevant ones come last; counts from 1 to the first relevant one."""
     order = sorted(range(len(scores)), key=lambda entry: (-scores[entry], relevant[entry]))
     return 1 + [relevant[entry] for entry in order].index(True)
+
+
+def retrieve(similarity: Tensor, text_image: Tensor) -> dict:
+    """`summarise` from a whole matrix: similarity [I, T], and the image row of each text, text_image [T]."""
+    rows = torch.arange(len(similarity))
+    relevant = rows[:, None] == text_image[None]
+    return summarise(ranks(similarity, relevant), ranks(similarity.T, relevant.T), rows, text_image)
 
 
 def slow_chance(size: int, relevant: int, k: int) -> float:

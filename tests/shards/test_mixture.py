@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.mixture import BLOCK, Mixture, Place, Position, shares
+from shards.mixture import BLOCK, Mixture, Place, shares
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 SOURCES = st.dictionaries(st.sampled_from("abcd"), st.tuples(st.floats(0.01, 100), SIZES), min_size=1)
@@ -196,10 +196,6 @@ def test_a_negative_position_is_refused():
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match="expected a seed from 0, found -1"):
         Mixture({"a": 1.0}, {"a": [3]}, -1)
-
-
-def test_a_position_moves_on_by_a_micro_batch():
-    assert Position(40, 5).after(8) == Position(48, 6)
 
 
 def test_a_place_says_source_epoch_and_sample():
