@@ -126,9 +126,9 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
 
 
 def open_sets(configs: Sequence[TrainConfig], root: Path) -> Sets:
-    """The sets that a run and its ancestors were trained on, and everything under shards/eval."""
+    """The sets that a run and its ancestors drew from, so none of weight 0, and everything under shards/eval."""
     folder = root / "shards"
-    names = list(dict.fromkeys(name for config in configs for name in config.data.mixture))
+    names = list(dict.fromkeys(name for config in configs for name, weight in config.data.mixture.items() if weight))
     here = [name for name in names if (folder / name / DATASET).is_file()]
     missing = tuple(name for name in names if name not in here)
     if missing:

@@ -88,6 +88,16 @@ def test_training_sets_of_the_run_it_started_from_are_evaluated_too(tmp_path: Pa
     assert found["train_photographs"] == 7
 
 
+def test_a_set_of_weight_0_was_not_trained_on(tmp_path: Path):
+    root = write_world(tmp_path / "data")
+    write_set(root, "coarse/unused-train", [sample(n, captions(n)) for n in (30, 31)])
+    config = run_config(root, tmp_path / "runs", "some")
+    mixture = {**config.data.mixture, "coarse/unused-train": 0.0}
+    run = write_run(replace(config, data=replace(config.data, mixture=mixture)))
+    assert main([str(run), "--task", "retrieval"]) == 0
+    assert "coarse/unused-train" not in results(run)["train"]["datasets"]
+
+
 def test_held_out_photographs_that_were_trained_on_are_counted_and_said(run: Path, tmp_path: Path):
     write_set(tmp_path / "data", "eval/leaked", [sample(n, captions(n)) for n in (5, 14)])
     main([str(run), "--task", "retrieval"])
