@@ -122,6 +122,10 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         if entry["seen_in_training"]:
             found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
+    for split in ("train", "heldout"):
+        for name, entry in results.get(split, {}).get("datasets", {}).items():
+            if truncated := entry.get("grounding", {}).get("truncated"):
+                found.append(f"{name}: {truncated:,} phrases lie beyond the token limit; each counts as a miss.")
     return found
 
 

@@ -67,9 +67,11 @@ def evaluate_grounding(
             box is fitted on; without them it is fitted on the very set, and the result says so.
         seed: of the shuffled texts.
 
-    Returns what `measure` returns, and "dropped" (phrases left out by reason), "not_finite" (predictions that are not
-    numbers; they count as misses), "controls": {"constant_box": {..., "box", "fitted_on"}, "whole_image": {...},
-    "shuffled_text": {..., "seed"}}. Raises `ValueError` where no batch holds a phrase.
+    Returns what `measure` returns, and "truncated" (phrases beyond the end of a text that was cut off at the token
+    limit: the protocol is all expressions, so each is a miss of the model's; the controls are over the others),
+    "dropped" (other things left out, by reason), "not_finite" (predictions that are not numbers; misses too),
+    "controls": {"constant_box": {..., "box", "fitted_on"}, "whole_image": {...}, "shuffled_text": {..., "seed"}}.
+    Raises `ValueError` where no batch holds a phrase.
     """
     asked: list[Targets] = []
     answered: list[Answers] = []
@@ -92,42 +94,46 @@ def evaluate_grounding(
     if not asked:
         raise ValueError("expected one or more phrases to ground, found none")
     targets, answers = join_targets(asked), join_answers(answered)
+    truncated = dropped.pop("span_truncated", 0)
     controls = constant_controls(targets, train_targets)
     if shuffled:
         controls["shuffled_text"] = {**measure(join_answers(shuffled), join_targets(shuffled_asked)), "seed": seed}
     return {
-        **measure(answers, targets),
+        **measure(answers, targets, unasked=truncated),
+        "truncated": truncated,
         "dropped": dict(sorted(dropped.items())),
         "not_finite": int((~answers.finite).sum()),
         "controls": controls,
     }
 
 
-def measure(answers: Answers, targets: Targets) -> dict:
-    """Shares 0..1 over P phrases.
+def measure(answers: Answers, targets: Targets, unasked: int = 0) -> dict:
+    """Shares 0..1 over P phrases and the `unasked`, which are misses: overlap 0.
 
     "acc25", "acc50", "acc75": overlap with the merged box of at least 0.25, 0.5, 0.75; "mean_iou"; "giou50":
     generalised overlap of at least 0.5, which is stricter; "any_box_acc50": overlap of at least 0.5 with any of the
-    phrase's boxes; "pointing": the peak lies within any of them; "phrases": P. Source: arXiv 1608.00272 (IoU), arXiv
-    1608.00507, section 4.2 (pointing, here without its tolerance), arXiv 1505.04870 (merged and any box).
+    phrase's boxes; "pointing": the peak lies within any of them; "phrases": how many that are. Source:
+    arXiv 1608.00272 (IoU), arXiv 1608.00507, section 4.2 (pointing, here without its tolerance), arXiv 1505.04870
+    (merged and any box).
     """
-    phrases = len(targets.merged)
+    asked = len(targets.merged)
+    phrases = asked + unasked
     iou = aligned_overlap(answers.boxes, targets.merged)
     giou = generalised_overlap(answers.boxes, targets.merged)
     each = aligned_overlap(answers.boxes[targets.box_phrase], targets.boxes)
-    best = torch.zeros(phrases, dtype=each.dtype).scatter_reduce(0, targets.box_phrase, each, "amax")
+    best = torch.zeros(asked, dtype=each.dtype).scatter_reduce(0, targets.box_phrase, each, "amax")
     x, y = answers.peaks[targets.box_phrase].unbind(dim=1)
     x0, y0, x1, y1 = targets.boxes.unbind(dim=1)
     inside = ((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)).double()
-    pointed = torch.zeros(phrases, dtype=torch.float64).scatter_reduce(0, targets.box_phrase, inside, "amax")
+    pointed = torch.zeros(asked, dtype=torch.float64).scatter_reduce(0, targets.box_phrase, inside, "amax")
     return {
-        "acc25": _share(iou >= 0.25),
-        "acc50": _share(iou >= 0.5),
-        "acc75": _share(iou >= 0.75),
-        "mean_iou": iou.mean().item(),
-        "giou50": _share(giou >= 0.5),
-        "any_box_acc50": _share(best >= 0.5),
-        "pointing": pointed.mean().item(),
+        "acc25": _share(iou >= 0.25, phrases),
+        "acc50": _share(iou >= 0.5, phrases),
+        "acc75": _share(iou >= 0.75, phrases),
+        "mean_iou": _share(iou, phrases),
+        "giou50": _share(giou >= 0.5, phrases),
+        "any_box_acc50": _share(best >= 0.5, phrases),
+        "pointing": _share(pointed, phrases),
         "phrases": phrases,
     }
 
@@ -254,5 +260,5 @@ def _spaced(count: int, most: int) -> Tensor:
     return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
 
 
-def _share(hits: Tensor) -> float:
-    return hits.double().mean().item()
+def _share(hits: Tensor, phrases: int) -> float:
+    return hits.double().sum().item() / phrases

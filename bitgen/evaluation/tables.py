@@ -10,7 +10,7 @@ from typing import Any
 
 SPLITS = {"train": "train", "heldout": "held out"}
 CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
-ADDED = ("images", "texts", "phrases", "not_finite")
+ADDED = ("images", "texts", "phrases", "truncated", "not_finite")
 """Counts, which are added up over sets where shares are averaged."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli.evaluate import main
+from pipeline.results import notes
 from tests.runs import captions, run_config, sample, write_run, write_set, write_world
 
 
@@ -105,6 +106,12 @@ def test_held_out_photographs_that_were_trained_on_are_counted_and_said(run: Pat
     assert found["heldout"]["datasets"]["eval/leaked"]["seen_in_training"] == 1
     assert found["heldout"]["datasets"]["eval/drawn-captions"]["seen_in_training"] == 0
     assert "eval/leaked holds 1 photographs that were trained on." in found["notes"]
+
+
+def test_phrases_beyond_the_token_limit_are_said_to_be_misses():
+    datasets = {"eval/long": {"seen_in_training": 0, "grounding": {"truncated": 3}}}
+    found = notes({"train_photographs": 0, "other_holdout": [], "train": {"datasets": datasets}}, [])
+    assert found == ["eval/long: 3 phrases lie beyond the token limit; each counts as a miss."]
 
 
 def test_a_set_under_another_holdout_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

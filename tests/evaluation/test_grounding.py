@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from bitgen.boxes import enclose
 from bitgen.evaluation.grounding import (
     Answers,
     Targets,
@@ -19,7 +20,6 @@ from bitgen.evaluation.grounding import (
     to_pixels,
 )
 from bitgen.evaluation.phrases import split, text_rows
-from bitgen.objectives.boxes import enclose
 from tests import fakes
 
 
@@ -52,6 +52,12 @@ def test_a_phrase_with_two_boxes_is_measured_against_their_union_and_against_eit
     around_both = measure(answers([[0, 0, 100, 100]], [[50, 50]]), two)
     assert (one_of_them["acc50"], one_of_them["any_box_acc50"], one_of_them["pointing"]) == (0.0, 1.0, 1.0)
     assert (around_both["acc50"], around_both["any_box_acc50"], around_both["pointing"]) == (1.0, 0.0, 0.0)
+
+
+def test_what_was_not_asked_is_a_miss():
+    square = [0.0, 0.0, 100.0, 100.0]
+    found = measure(answers([square], [[50, 50]]), targets([square], [0]), unasked=3)
+    assert (found["acc50"], found["mean_iou"], found["pointing"], found["phrases"]) == (0.25, 0.25, 0.25, 4)
 
 
 def test_generalised_accuracy_is_stricter():
@@ -174,8 +180,18 @@ def test_equal_seeds_give_equal_results():
 
 
 def test_dropped_phrases_are_added_up_over_batches():
-    batches = [replace(fakes.fake_batch(2, seed=s), dropped={"span_truncated": s}) for s in (1, 2)]
-    assert evaluate_grounding(fakes.model().eval(), batches)["dropped"] == {"span_truncated": 3}
+    batches = [replace(fakes.fake_batch(2, seed=s), dropped={"box_cropped": s}) for s in (1, 2)]
+    assert evaluate_grounding(fakes.model().eval(), batches)["dropped"] == {"box_cropped": 3}
+
+
+def test_a_phrase_beyond_the_token_limit_is_a_miss():
+    model, batches = fakes.model().eval(), [fakes.fake_batch(2, seed=s) for s in (1, 2)]
+    whole = evaluate_grounding(model, batches)
+    cut = evaluate_grounding(model, [replace(batch, dropped={"span_truncated": 8}) for batch in batches])
+    assert (whole["phrases"], cut["phrases"], cut["truncated"]) == (16, 32, 16)
+    assert cut["mean_iou"] == pytest.approx(whole["mean_iou"] / 2)
+    assert cut["pointing"] == pytest.approx(whole["pointing"] / 2)
+    assert cut["controls"] == whole["controls"]
 
 
 def test_predictions_are_the_models_own():
