@@ -16,6 +16,10 @@ from shards.format import ShardError
 from shards.index import DATASET
 
 
+class UseError(Exception):
+    """Arguments that do not go together."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Show datasets (counts, refusals, samples as the model sees them) or a run (curves, results, predictions)."""
@@ -48,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bitgen-show: stopped; nothing was written", file=sys.stderr)
         return 1
+    except UseError as error:
+        print(f"bitgen-show: {error}", file=sys.stderr)
+        return 2
     except (BatchError, PageError, ShardError, OSError) as error:
         print(f"bitgen-show: {error}", file=sys.stderr)
         return 1
@@ -67,7 +74,7 @@ def show(arguments: Arguments) -> Path:
         page = run_page(path, arguments.data, arguments.samples, arguments.seed)
     else:
         if arguments.data is not None:
-            raise PageError(f"expected --data with a run only, found it with {path}")
+            raise UseError(f"expected --data with a run only, found it with {path}")
         out = arguments.out or default_page(path)
         print(f"showing the datasets of {path}", file=sys.stderr)
         check_replaceable(out)

@@ -239,6 +239,11 @@ def test_a_number_out_of_range_is_wrong_use(capsys: pytest.CaptureFixture[str], 
     assert f"expected {flag.partition('=')[0]} of" in capsys.readouterr().err
 
 
+def test_another_data_folder_for_datasets_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(tmp_path), "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("bitgen-show: expected --data with a run only")
+
+
 def test_a_stopped_page_has_failed(bare_run: Path, monkeypatch: pytest.MonkeyPatch):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from bitgen.disk import FullDiskError
 from pipeline.build import BuildError, read
 from pipeline.crawl import CrawlSettings, crawl
 from pipeline.holdout import HoldoutError
@@ -430,7 +431,7 @@ def test_a_full_disk_leaves_no_dataset(world: "World", paint: Paint, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FullDiskError, match="found it full"):
         world.build()
     monkeypatch.undo()
     left = [p.name for p in world.folder(source).rglob("*") if p.is_file()]
