@@ -96,7 +96,8 @@ def _karpathy(document: Any, path: Path, splits: tuple[str, ...]) -> dict[int, l
         where = f"{path}: image {id}"
         if value(image, "split", str, where) in splits:
             sentences = table(image, "sentences", path)
-            found[id] = [(f"{path.name}#{value(s, 'sentid', int, where)}", s.get("raw")) for s in sentences]
+            rows = [(f"{path.name}#{value(s, 'sentid', int, where)}", s.get("raw")) for s in sentences]
+            found[id] = found.get(id, []) + rows  # an image may be listed twice
     return found
 
 

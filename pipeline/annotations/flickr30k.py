@@ -40,11 +40,11 @@ def read_flickr30k(source: Source, folder: Path) -> Iterator[Candidate]:
     for name in source.annotations:
         path = folder / name
         if path.suffix == ".token":
-            token |= _token(path)
+            _extend(token, _token(path))
         elif path.suffix == ".txt":
             chosen = (chosen or set()) | _entities(path)
         elif path.suffix in (".json", ".csv"):
-            split |= _karpathy(path, asked) if path.suffix == ".json" else _table(path, asked)
+            _extend(split, _karpathy(path, asked) if path.suffix == ".json" else _table(path, asked))
         else:
             raise AnnotationError(f"expected .token, .json, .csv or .txt annotations, found {path.name}: {source.name}")
     texts = token or split
@@ -57,6 +57,12 @@ def read_flickr30k(source: Source, folder: Path) -> Iterator[Candidate]:
         if not texts.get(id):
             gathering.refuse(f"image/{id}", RowError("no_text", f"expected captions of {id}.jpg, found none"))
         yield gathering.candidate(f"flickr-{id}", f"{id}.jpg", (f"flickr:{id}",))
+
+
+def _extend(found: _Captions, more: _Captions) -> None:
+    """Add `more`, also of a photograph that is listed twice."""
+    for id, rows in more.items():
+        found[id] = found.get(id, []) + rows
 
 
 def _token(path: Path) -> _Captions:
@@ -84,7 +90,10 @@ def _karpathy(path: Path, asked: list[str]) -> _Captions:
         id = _photo_id(value(image, "filename", str, str(path)), path)
         if not asked or value(image, "split", str, f"{path}: {id}") in asked:
             sentences = table(image, "sentences", path)
-            found[id] = [(f"{path.name}#{value(s, 'sentid', int, f'{path}: {id}')}", s.get("raw")) for s in sentences]
+            rows: list[tuple[str, object]] = [
+                (f"{path.name}#{value(s, 'sentid', int, f'{path}: {id}')}", s.get("raw")) for s in sentences
+            ]
+            _extend(found, {id: rows})
     return found
 
 
@@ -103,7 +112,8 @@ def _table(path: Path, asked: list[str]) -> _Captions:
             raise AnnotationError(f"expected raw as a JSON list, found {error}: {path}: {id}.jpg") from error
         if not isinstance(texts, list):
             raise AnnotationError(f"expected raw as a JSON list, found {texts!r:.80}: {path}: {id}.jpg")
-        found[id] = [(f"{path.name}#{id}#{number}", text) for number, text in enumerate(texts)]
+        first = len(found.get(id, []))
+        _extend(found, {id: [(f"{path.name}#{id}#{number}", text) for number, text in enumerate(texts, first)]})
     return found
 
 

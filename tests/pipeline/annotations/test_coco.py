@@ -145,3 +145,10 @@ def test_a_width_in_words_is_an_error(tmp_path: Path) -> None:
     with_captions(tmp_path, [image() | {"width": "wide"}], [])
     with pytest.raises(AnnotationError, match="expected width of type int, found 'wide': image 9"):
         next(read_coco(source, tmp_path))
+
+
+def test_an_image_that_karpathys_file_lists_twice_keeps_all_its_rows(tmp_path: Path) -> None:
+    images = [{"cocoid": 9, "split": "train", "sentences": [{"sentid": id, "raw": "a dog"}]} for id in (1, 2)]
+    path = worlds.write_json(tmp_path / "k.json", {"dataset": "coco", "images": images})
+    source = worlds.source("coco", [path.name], ["."], options={"karpathy_splits": "train"})
+    assert next(read_coco(source, tmp_path)).rows == ("k.json#1", "k.json#2")

@@ -103,3 +103,10 @@ def test_a_table_without_its_columns_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"No such file or directory: .*results\.token"):
         next(read_flickr30k(worlds.source("flickr30k", ["results.token"], ["."]), tmp_path))
+
+
+def test_a_photograph_that_is_listed_twice_keeps_all_its_rows(tmp_path: Path) -> None:
+    images = [{"filename": "77.jpg", "split": "train", "sentences": [{"sentid": id, "raw": "a dog"}]} for id in (1, 2)]
+    path = worlds.write_json(tmp_path / "k.json", {"dataset": "flickr30k", "images": images})
+    (only,) = read_flickr30k(worlds.source("flickr30k", [path.name], ["."]), tmp_path)
+    assert only.rows == ("k.json#1", "k.json#2")
