@@ -71,6 +71,7 @@ class Options:
 class Others:
     """What one source has to know of the others."""
 
+    manifests: Sequence[Manifest]
     blocked: BlockList
     looks: Looks
     """Of every evaluation set on disk, whichever manifest made it; complete before a source to train on is built."""
@@ -102,7 +103,7 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
         log.info("reading annotations for the hold-out rule")
         blocked = block_list(manifests, raw, lambda source: read(source, raw))
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
-        others = Others(blocked, Looks(), set())
+        others = Others(manifests, blocked, Looks(), set())
         sources = [source for manifest in manifests for source in manifest.sources]
         for source in (s for s in sources if s.role == "eval"):
             folder = shards / source.dataset
@@ -161,7 +162,7 @@ def read(source: Source, raw: Path) -> Iterator[Candidate]:
 
 def _build_source(source: Source, raw: Path, folder: Path, others: Others, options: Options, workers: Workers) -> Built:
     _check_own(source, folder)
-    check_files(source, raw)
+    check_files(source, others.manifests, raw)
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, others, options)
     if dataset := _finished(folder, inputs, locate):

@@ -6,12 +6,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.request import url2pathname
 
 from pipeline.fetch import Expected, FetchError, digest_of, fetch, is_right
 from pipeline.files import locked, size_of, write_text
-from pipeline.manifest import File, Manifest
+from pipeline.manifest import File, Manifest, Source
 from pipeline.unpack import is_unpacked, unpack
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,15 @@ class Wanted:
 
 
 def wanted_files(manifests: Sequence[Manifest], data: Path, sources: Sequence[str]) -> list[Wanted]:
-    """The files that `sources` need; all of them where none is named."""
+    """The files that `sources` need, those of other families among `manifests` too; all where no source is named."""
     lock = _read_lock(data)
     found: list[Wanted] = []
+    reached = _reached([s for m in manifests for s in m.sources if s.name in sources])
     for manifest in manifests:
         own = tuple(source.name for source in manifest.sources)
         for file in manifest.files:
-            if sources and not set(sources) & set(file.sources or own):
+            is_own = not sources or set(sources) & set(file.sources or own)
+            if not is_own and not any(family == manifest.name and file.makes(path) for family, path in reached):
                 continue
             target = data / "raw" / manifest.name / file.path
             known = lock.get(f"{manifest.name}/{file.path}", Expected())
@@ -55,6 +57,12 @@ def wanted_files(manifests: Sequence[Manifest], data: Path, sources: Sequence[st
             wanted = Wanted(manifest, file, target, expected, is_there=False)
             found.append(Wanted(manifest, file, target, expected, _is_there(wanted)))
     return found
+
+
+def _reached(sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """(family, path within it) of whatever `sources` read or need of other families."""
+    named = [PurePosixPath(p) for s in sources for p in (*s.annotations, *s.needs, *s.images)]
+    return sorted({(path.parts[1], str(PurePosixPath(*path.parts[2:]))) for path in named if path.parts[0] == ".."})
 
 
 def download(wanted: Sequence[Wanted], data: Path) -> Iterator[Wanted]:

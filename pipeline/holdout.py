@@ -84,7 +84,7 @@ def block_list(
         if source.role == "train" and missing_files(source, raw):
             log.info("%s is not downloaded: its ids are not in the hold-out rule", source.dataset)
             continue
-        check_files(source, raw)
+        check_files(source, manifests, raw)
         for candidate in read(source):
             ids = _checked(candidate.sample.ids, candidate.sample.key)
             if source.role == "eval":
@@ -100,11 +100,17 @@ def missing_files(source: Source, raw: Path) -> list[Path]:
     return [Path(os.path.normpath(path)) for path in paths if not path.exists()]
 
 
-def check_files(source: Source, raw: Path) -> None:
-    """Raises `HoldoutError` naming the first file that `source` needs and that is not on disk."""
+def check_files(source: Source, manifests: Sequence[Manifest], raw: Path) -> None:
+    """Raises `HoldoutError` naming the first file that `source` needs and that is not on disk, and what brings it."""
     for path in missing_files(source, raw):
-        family = path.relative_to(os.path.normpath(raw)).parts[0]
-        raise HoldoutError(f"expected {path} for {source.dataset}, found none: bitgen-download manifests/{family}.toml")
+        family, *rest = path.relative_to(os.path.normpath(raw)).parts
+        said = f"expected {path} for {source.dataset}, found none"
+        if known := [manifest for manifest in manifests if manifest.name == family]:
+            makers = [m.path for m in known if any(file.makes("/".join(rest)) for file in m.files)]
+        else:
+            makers = [SHIPPED.parent / f"{family}.toml"]
+        there = [f"manifests/{p.name}" if p.parent == SHIPPED.parent else str(p) for p in makers if p.exists()]
+        raise HoldoutError(f"{said}: bitgen-download {there[0]}" if there else said)
 
 
 def is_val2017(places: Iterable[str]) -> bool:

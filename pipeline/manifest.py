@@ -51,6 +51,8 @@ class File:
     """A zip, tar or tar.gz to unpack, into `folder`."""
     folder: str = "."
     """Where an archive's members go, under `raw/<manifest>`."""
+    holds: tuple[str, ...] = ()
+    """Files and folders at the top of an archive, so that another family's source finds it; empty: not known."""
     sources: tuple[str, ...] = ()
     """Names of the sources that need this file; empty: all of this manifest's."""
     licence: str = ""
@@ -60,7 +62,11 @@ class File:
 
     def __post_init__(self) -> None:
         _check_inside(self.path, "path", parents=0)
+        if not PurePosixPath(self.path).parts:
+            raise ValueError(f"expected the path of a file, found {self.path!r}")
         _check_inside(self.folder, "folder", parents=0)
+        for path in self.holds:
+            _check_inside(path, "holds", parents=0)
         if not self.urls and not self.manual:
             raise ValueError("expected urls, or manual instructions, found neither")
         for url in self.urls:
@@ -71,6 +77,15 @@ class File:
             raise ValueError(f"expected bytes of 0 or more, found {self.bytes}")
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"expected sha256 of 64 hexadecimal digits in lower case, found {self.sha256!r}")
+
+    def makes(self, path: str) -> bool:
+        """Whether this file, fetched and unpacked, may put something at or under `path`, relative to `raw/<manifest>`.
+
+        An archive that does not say what it holds may put anything under its `folder`.
+        """
+        wanted, folder = PurePosixPath(path), PurePosixPath(self.folder)
+        made = [folder / each for each in self.holds or (".",)] if self.unpack else [PurePosixPath(self.path)]
+        return any(wanted.is_relative_to(each) or each.is_relative_to(wanted) for each in made)
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,9 @@ class Source:
     """Images of the annotation files to a shard, before any is refused: about 256 MB."""
     refusal_ceiling: float = 0.01
     """Share of the rows that may be refused before the build stops, 0..1."""
-    orientation: str = "ignore"
-    """`ignore` the EXIF orientation, as annotated boxes do, or `apply` it to the stored pixels."""
+    orientation: str = ""
+    """`ignore` the EXIF orientation, as annotated boxes do, or `apply` it to the stored pixels; empty: `apply` where
+    the images are crawled."""
     options: Mapping[str, Option] = field(default_factory=dict)
     """For the reader."""
     needs: tuple[str, ...] = ()
@@ -116,6 +132,8 @@ class Source:
                 raise ValueError(f"expected a {what} of a-z 0-9 _ + . -, found {value!r}")
         _check_one_of("phase", self.phase, ("coarse", "fine"))
         _check_one_of("role", self.role, ("train", "eval"))
+        if not self.orientation:
+            object.__setattr__(self, "orientation", "apply" if self.crawl else "ignore")
         _check_one_of("orientation", self.orientation, ("ignore", "apply"))
         for what, paths in (("annotations", self.annotations), ("images", self.images), ("needs", self.needs)):
             for path in paths:

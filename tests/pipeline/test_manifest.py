@@ -86,6 +86,7 @@ def test_shards_of_an_evaluation_source_go_to_eval(tmp_path: Path) -> None:
         ('["annotations/captions.json"]', "[]", r"expected one or more annotations and images, found none"),
         ("depth = 3", "depth = [3]", r"expected a table of strings, numbers and booleans"),
         ('path = "annotations.zip"', 'path = "../x.zip"', r"expected path relative to raw/<manifest> and within it"),
+        ('path = "annotations.zip"', 'path = "."', r"expected the path of a file, found '\.'"),
         ('path = "annotations.zip"', 'path = "/x.zip"', r"found '/x.zip'"),
         ('"../other/train2017"', '"../../x"', r"expected images relative to raw/<manifest>"),
         ('"http://127.0.0.1/annotations.zip"', '"ftp://a/b"', r"expected urls of http, https, file or a relative path"),
@@ -127,3 +128,12 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 def test_every_shipped_manifest_is_good() -> None:
     paths = sorted((Path(__file__).parents[2] / "manifests").glob("*.toml"))
     assert [read_manifest(path).name for path in paths] == [path.stem for path in paths]
+
+
+def test_crawled_images_are_turned_upright_unless_said_otherwise(tmp_path: Path) -> None:
+    source = read_manifest(write(tmp_path, 'split = "train"', 'split = "train"\ncrawl = true')).sources[0]
+    assert source.orientation == "apply"
+
+
+def test_annotated_images_are_left_as_they_are_unless_said_otherwise(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path)).sources[0].orientation == "ignore"

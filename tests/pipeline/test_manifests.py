@@ -6,6 +6,7 @@ import pytest
 
 from bitgen.training.phases import coarse, fine
 from pipeline.annotations import READERS
+from pipeline.download import wanted_files
 from pipeline.manifest import Manifest, Source, read_manifest
 
 FOLDER = Path(__file__).parents[2] / "manifests"
@@ -77,3 +78,23 @@ def test_every_dataset_that_a_phase_names_comes_from_a_manifest() -> None:
     built = {source.dataset for path in sorted(FOLDER.glob("*.toml")) for source in read_manifest(path).sources}
     named = {name for phase in (coarse(), fine()) for name in [*phase.data.mixture, *phase.data.validation]}
     assert named - built == set()
+
+
+def wanted_of(source: str, *names: str) -> set[str]:
+    return {each.name for each in wanted_files([shipped(name) for name in names], Path("nowhere"), [source])}
+
+
+def test_mixed_brings_the_archive_of_refcoco_that_holds_it() -> None:
+    wanted = wanted_of("mixed", "refcoco", "mixed")
+    assert wanted == {"refcoco/mdetr_annotations.tar.gz", "mixed/gqa_images.zip"}
+
+
+def test_cc3m_brings_the_lists_that_it_needs_and_no_images_of_others() -> None:
+    assert wanted_of("cc3m", "coco", "flickr30k", "cc3m") == {
+        "cc3m/GCC-training.tsv",
+        "cc3m/GCC-1.1.0-Validation.tsv",
+        "coco/annotations_trainval2017.zip",
+        "flickr30k/caption_datasets.zip",
+        "flickr30k/flickr30k_entities/val.txt",
+        "flickr30k/flickr30k_entities/test.txt",
+    }
