@@ -21,7 +21,7 @@ def read_json(path: Path) -> Any:
             return json.load(file)
     except OSError as error:
         raise AnnotationError(f"expected an annotation file, found {error.strerror or error}: {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AnnotationError(f"expected whole JSON, found {error}: {path}") from error
 
 
@@ -93,6 +93,10 @@ def elements(path: Path) -> Iterator[tuple[int, int, Row]]:
                         ) from error
                     text, base, at = text[at:] + piece, base + at, 0
                     continue
+                except RecursionError as error:
+                    raise AnnotationError(
+                        f"expected JSON of few levels, {error} at byte {base + at}: {path}"
+                    ) from error
                 if not isinstance(row, dict):
                     raise AnnotationError(f"expected objects, found {row!r:.40} at byte {base + at}: {path}")
                 yield base + at, base + end, row

@@ -5,7 +5,7 @@
 
 | column | |
 |---|---|
-| `path` or `url` | a file under the source's image roots, or an http(s) address; the same one in several rows is one image |
+| `path` or `url` | a file under the source's image roots, or an http(s) address; the same one in several rows is one image. With both, the file is read and the address tells what it is known as |
 | `caption` | the text |
 | `boxes` | optional: list of [x, y, w, h] in pixels from the top left corner, as COCO writes them |
 | `phrases` | optional: for each box the words of the caption that it belongs to, or their [start, stop] in characters; without it every box belongs to the whole caption. Words that occur more than once need [start, stop] |
@@ -18,7 +18,7 @@ In CSV, `boxes` and `phrases` are JSON. Other columns are ignored.
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,8 +48,6 @@ def read_table(source: Source, folder: Path) -> Iterator[Candidate]:
             raise AnnotationError(f"expected a table of {', '.join(_READERS)}, found {path.name}: source {source.name}")
         try:
             for number, row in enumerate(reader(path), 1):
-                if number == 1:
-                    _check_columns(row, path)
                 images.setdefault(_image(row), []).append((f"{path.name}#{number}", row))
         except OSError as error:
             raise AnnotationError(f"expected a table, found {error.strerror or error}: {path}") from error
@@ -66,6 +64,7 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
     width = height = 0
     try:
         check_url(image) if is_url else _check_path(image)
+        urls = [url for _, row in rows if (url := _text(row, "url")).startswith(("http://", "https://"))]
         ids = [f"{kind}:{_whole(row, c)}" for _, row in rows for c, kind in _IDS.items() if _is_given(row, c)]
     except RowError as bad:
         for label, _ in rows:
@@ -75,14 +74,17 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
         try:
             boxes = _list(row, "boxes", "bad_box")
             if boxes and not width:
-                width, height = _size(first, None if is_url else _find(folder, source, image))
+                sized = (row for _, row in rows if _is_given(row, "width") and _is_given(row, "height"))
+                width, height = _size(next(sized, first), None if is_url else _find(folder, source, image))
             gathering.add(label, row.get("caption"), _phrases(row, boxes, width, height))
         except RowError as bad:
             gathering.refuse(label, bad)
     coco = None if is_url else coco_id_of_name(PurePosixPath(image).name)
-    ids += [*(ids_of_url(image) if is_url else ()), *([f"coco:{coco}"] if coco is not None else [])]
+    if is_url:
+        urls = list(dict.fromkeys([image, *urls]))
+    ids += [*(id for url in urls for id in ids_of_url(url)), *([f"coco:{coco}"] if coco is not None else [])]
     licence = str(first["licence"]) if _is_given(first, "licence") else ""
-    return gathering.candidate(key, image, ids, width, height, licence, image if is_url else "")
+    return gathering.candidate(key, image, ids, width, height, licence, urls[0] if urls else "")
 
 
 def _phrases(row: Row, boxes: list[Any], width: int, height: int) -> tuple[Phrase, ...]:
@@ -119,7 +121,7 @@ def _list(row: Row, column: str, reason: str) -> list[Any]:
     if isinstance(found, str) and found.strip():
         try:
             found = json.loads(found)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise RowError(reason, f"expected {column} as a JSON list, found {found[:80]!r}: {error}") from error
     if not _is_given(row, column) or found == "":
         return []
@@ -165,7 +167,11 @@ def _whole(row: Row, column: str) -> int:
 
 
 def _image(row: Row) -> str:
-    return next((str(row[column]).strip() for column in ("path", "url") if _is_given(row, column)), "")
+    return _text(row, "path") or _text(row, "url")
+
+
+def _text(row: Row, column: str) -> str:
+    return str(row[column]).strip() if _is_given(row, column) else ""
 
 
 def _check_path(path: str) -> None:
@@ -174,15 +180,17 @@ def _check_path(path: str) -> None:
         raise RowError("bad_path", f"expected a path within the image roots, or a url, found {path[:200]!r}")
 
 
-def _check_columns(row: Row, path: Path) -> None:
-    if not {"path", "url"} & set(row) or "caption" not in row:
-        raise AnnotationError(f"expected columns path or url, and caption, found {', '.join(map(str, row))}: {path}")
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    if not {"path", "url"} & set(columns) or "caption" not in columns:
+        found = ", ".join(columns) or "none"
+        raise AnnotationError(f"expected columns path or url, and caption, found {found}: {path}")
 
 
 def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            _check_columns(reader.fieldnames or (), path)
             for row in reader:
                 if None in row or None in row.values():
                     columns = len(reader.fieldnames or ())
@@ -199,7 +207,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise AnnotationError(
                     f"expected one JSON object a line, found {error}: {path}: line {number}"
                 ) from error
@@ -211,6 +219,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _parquet(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, path)
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,10 @@ def test_what_is_no_list_of_objects_is_an_error(tmp_path: Path, content: bytes) 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"No such file or directory: .*rows\.json"):
         list(elements(tmp_path / "rows.json"))
+
+
+@pytest.mark.parametrize("read", [documents.read_json, lambda path: list(elements(path))])
+def test_json_of_too_many_levels_is_an_error(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = written(tmp_path, b"[" * 200_000)
+    with pytest.raises(AnnotationError, match=r"expected .*rows\.json"):
+        read(path)

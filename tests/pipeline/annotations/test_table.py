@@ -124,6 +124,8 @@ def read_file(folder: Path, name: str, content: bytes) -> list[Candidate]:
     ("name", "content", "message"),
     [
         ("a.csv", b"image,caption\nx.jpg,a dog\n", "expected columns path or url, and caption, found image, caption"),
+        ("a.csv", b"image,caption\n", r"found image, caption: .*a\.csv"),
+        ("a.csv", b"", r"expected columns .* found none: .*a\.csv"),
         ("a.csv", b"path,caption\nx.jpg,a dog,too much\n", "expected 2 columns in line 2"),
         ("a.csv", b'path,caption\nx.jpg,"a dog', "expected CSV, found unexpected end of data"),
         ("a.csv", b"path,caption\nx.jpg,\xff\n", "expected UTF-8"),
@@ -141,3 +143,25 @@ def test_a_table_of_another_form_is_an_error(tmp_path: Path, name: str, content:
 def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"expected a table, found No such file or directory: .*mine\.csv"):
         next(read_table(worlds.source("table", ["mine.csv"], ["pictures"]), tmp_path))
+
+
+def test_the_url_beside_a_path_tells_its_ids_and_is_kept(tmp_path: Path) -> None:
+    url = "http://images.cocodataset.org/val2017/000000000139.jpg"
+    sample = read_rows(tmp_path, {"path": "dog.jpg", "url": url, "caption": "a dog"})[0].sample
+    assert (sample.ids, sample.url) == (("coco:139",), url)
+
+
+def test_the_size_comes_from_the_first_row_that_gives_it(tmp_path: Path) -> None:
+    rows = [{"url": "http://a/dog.jpg", "caption": "a dog", "boxes": [[0, 0, 80, 60]]}]
+    rows.append(rows[0] | {"width": 160, "height": 60})
+    assert read_rows(tmp_path, *rows)[0].sample.texts[0].phrases[0].boxes == (Box(0, 0, 0.5, 1),)
+
+
+def test_a_first_row_without_a_caption_refuses_that_row_alone(tmp_path: Path) -> None:
+    candidates = read_rows(tmp_path, {"path": "dog.jpg"}, {"path": "dog.jpg", "caption": "a dog"})
+    assert (reasons(candidates), candidates[0].rows) == (["empty_text"], ("mine.jsonl#2",))
+
+
+def test_boxes_of_too_many_levels_are_refused(tmp_path: Path) -> None:
+    row = {"path": "dog.jpg", "caption": "a dog", "boxes": "[" * 200_000}
+    assert reasons(read_rows(tmp_path, row)) == ["bad_box"]
