@@ -12,7 +12,7 @@ from types import TracebackType
 
 from webdataset.writer import TarWriter
 
-from bitgen.disk import room_for, sync_folder
+from bitgen.disk import room_for, sync
 from bitgen.record import RecordError, Sample, image_id
 from bitgen.tokens import TokenError, shared_tokenizer
 
@@ -129,7 +129,7 @@ class ShardWriter:
                     self._file.file.close()
                     self.size_bytes, self.sha256 = self._file.size, self._file.digest.hexdigest()
                     os.replace(self._partial, self.path)
-                    sync_folder(self.path.parent)
+                    sync(self.path.parent)
             finally:
                 try:
                     self._file.file.close()  # flushes, so a full disk may raise here again

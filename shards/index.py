@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bitgen.disk import sync
 from bitgen.record import Sample, image_id
-from shards.format import FORMAT_VERSION, Entry, ShardError, read_sample, shard_name, shard_number, sync_folder
+from shards.format import FORMAT_VERSION, Entry, ShardError, read_sample, shard_name, shard_number
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "image_id", "write_index"]
 
@@ -68,7 +69,7 @@ def write_index(folder: Path, entries: Iterable[Entry]) -> int:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        sync_folder(folder)
+        sync(folder)
     finally:
         partial.unlink(missing_ok=True)
     return rows

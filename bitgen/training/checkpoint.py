@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bitgen.disk import sync
 from bitgen.model.bitgen import BitGen
 from bitgen.model.vision import VisionError, VisionTower
 from bitgen.objectives.total import Objective
@@ -96,12 +97,12 @@ def save(
         save_file(_plain(tensors), temporary / TRAINER, metadata={"format": "pt"})
         (temporary / STATE).write_text(_state_json(state), encoding="utf-8")
         for name in (MODEL, TRAINER, STATE):
-            _sync(temporary / name)
-        _sync(temporary)
+            sync(temporary / name)
+        sync(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"expected to write a checkpoint, found {error}: {folder}") from error
@@ -246,14 +247,6 @@ def _state_json(state: State) -> str:
     fields = {**state.__dict__, "config": json.loads(state.config.to_json()), "format_version": FORMAT_VERSION}
     fields["versions"] = {name: version(name) for name in ("bitgen", "torch", "transformers", "peft")}
     return json.dumps(fields, indent=2, sort_keys=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _download(repository: str) -> Path:
