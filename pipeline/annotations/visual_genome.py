@@ -65,7 +65,7 @@ def _candidate(gathering: Gathering, id: int, image: Row | None) -> Candidate:
     if image is None:
         return gathering.candidate(f"vg-{id}", f"{id}.jpg", ids)
     # Unknown ids are null, 0 or -1.
-    ids += [f"{kind}:{int(n)}" for kind in ("coco", "flickr") if (n := image.get(f"{kind}_id")) and int(n) > 0]
+    ids += [f"{kind}:{n}" for kind in ("coco", "flickr") if (n := _known_id(image, f"{kind}_id", id)) > 0]
     width, height = (value(image, side, int, f"image_data: image {id}") for side in ("width", "height"))
     return gathering.candidate(f"vg-{id}", f"{id}.jpg", ids, width, height, url=str(image.get("url", "")))
 
@@ -81,7 +81,7 @@ def _gather(gathering: Gathering, row: Row, image: Row | None, path: Path, max_t
                 raise RowError("unknown_image", f"expected image {_image_id(row, path)} in image_data, found none")
             words = " ".join(check_text(_words(part, kind)).split()).rstrip(". ")
             sides = ("x", "y", "width", "height") if kind == "regions" else ("x", "y", "w", "h")
-            bbox = [value(part, side, float, f"{path}: {label}") for side in sides]
+            bbox = [_number(part.get(side), side) for side in sides]
             box = fraction_box(bbox, value(image, "width", int, label), value(image, "height", int, label))
             group = groups.setdefault(check_text(words).casefold(), _Group(words))
         except RowError as bad:
@@ -154,6 +154,19 @@ def _image_id(row: Row, path: Path) -> int:
     if "regions" not in row and "objects" not in row:
         raise AnnotationError(f"expected rows with regions or objects, found {', '.join(sorted(row)[:8])}: {path}")
     return value(row, "image_id" if "image_id" in row else "id", int, str(path))
+
+
+def _known_id(image: Row, name: str, id: int) -> int:
+    found = image.get(name)
+    if found in (None, "", -1, "-1"):
+        return 0
+    return int(found) if isinstance(found, float) and found.is_integer() else value(image, name, int, f"image {id}")
+
+
+def _number(found: object, side: str) -> float:
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise RowError("bad_box", f"expected {side} as a number, found {found!r}")
+    return found
 
 
 def _words(part: Row, kind: str) -> object:

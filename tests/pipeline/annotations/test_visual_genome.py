@@ -113,3 +113,13 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 def test_rows_of_another_kind_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="expected rows with regions or objects, found id"):
         read_changed(tmp_path, lambda rows: rows[0].pop("regions"))
+
+
+def test_a_region_without_a_number_is_refused_alone(tmp_path: Path) -> None:
+    first = read_changed(tmp_path, lambda rows: rows[0]["regions"][0].update(x=None))[0]
+    assert ([r.reason for r in first.refused], first.rows) == (["bad_box"], ("region_descriptions.json#201",))
+
+
+def test_an_id_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="expected coco_id of type int, found 'abc': image 2"):
+        read_changed(tmp_path, lambda rows: rows[0].update(coco_id="abc"), "image_data.json")
