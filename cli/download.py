@@ -14,6 +14,7 @@ from pipeline.crawl import CrawlError, CrawlSettings, crawl
 from pipeline.download import Wanted, download, wanted_files
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
+from pipeline.holdout import missing_files
 from pipeline.locate import is_url
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
@@ -76,6 +77,13 @@ def _run(options: argparse.Namespace) -> int:
     for source in (s for m in manifests for s in m.sources if s.crawl and (not names or s.name in names)):
         _crawl(source, raw, options)
     print(f"{len(files)} files of {', '.join(m.name for m in manifests)} are in {raw}")
+    wanted = [s for m in manifests for s in m.sources if not names or s.name in names]
+    own = {manifest.name for manifest in manifests}
+    lacking = {
+        p for s in wanted for p in missing_files(s, raw) if p.relative_to(os.path.normpath(raw)).parts[0] not in own
+    }
+    for path in sorted(lacking):
+        print(f"still missing, of another manifest: {path}", file=sys.stderr)
     if following := _next(manifests, files, options):
         print(f"next: {following}")
     return 0

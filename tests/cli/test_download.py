@@ -239,3 +239,10 @@ def test_two_downloads_at_once_are_refused(tmp_path: Path, capsys: pytest.Captur
     with locked(tmp_path / "data/raw"):
         assert run(tmp_path, path) == 1
     assert "expected no other process at work, found one" in capsys.readouterr().err
+
+
+def test_what_another_manifest_has_to_bring_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(manifest(tmp_path))
+    path.write_text(path.read_text() + 'needs = ["../coco/a.json"]\n')
+    assert run(tmp_path, str(path)) == 0
+    assert f"still missing, of another manifest: {tmp_path}/data/raw/coco/a.json" in capsys.readouterr().err
