@@ -5,7 +5,6 @@ every image (`pipeline/survey.py`); between the two it is decided which candidat
 chunk. What a chunk's pass has made stays in `.parts/` until the dataset is finished, so a killed build goes on there.
 """
 
-import difflib
 import hashlib
 import importlib.metadata
 import itertools
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgen.progress import progress
-from pipeline.annotations import READERS
+from pipeline.annotations import OPTIONS, READERS
 from pipeline.chunks import PARTS, chunks, part_path, unlisted
 from pipeline.decide import Plan, decide, ledger_lines
 from pipeline.fetch import digest_of
@@ -39,6 +38,7 @@ from pipeline.holdout import BlockList, Looks, block_list, check_files
 from pipeline.ledger import LEDGER, refused, write_ledger
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
+from pipeline.nearest import hint
 from pipeline.rows import Candidate
 from pipeline.survey import survey
 from pipeline.workers import Workers
@@ -152,11 +152,19 @@ def _add_evaluation_images(others: Others, shards: Path) -> None:
 
 
 def read(source: Source, raw: Path) -> Iterator[Candidate]:
-    """The candidates of `source`. Raises `BuildError` for a reader that there is not."""
+    """The candidates of `source`. Raises `BuildError` for a reader, or an option of it, that there is not."""
     if source.reader not in READERS:
-        close = difflib.get_close_matches(source.reader, READERS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise BuildError(f"expected a reader of {', '.join(READERS)}, found {source.reader!r}{hint}: {source.dataset}")
+        near = hint(source.reader, READERS)
+        raise BuildError(f"expected a reader of {', '.join(READERS)}, found {source.reader!r}{near}: {source.dataset}")
+    known = OPTIONS.get(source.reader, {})
+    for name, value in source.options.items():
+        if name not in known:
+            expected = f"options of reader {source.reader} ({', '.join(known) or 'it takes none'})"
+            raise BuildError(f"expected {expected}, found {name!r}{hint(name, known)}: {source.dataset}")
+        if type(value) is not known[name]:
+            raise BuildError(
+                f"expected option {name} of type {known[name].__name__}, found {value!r}: {source.dataset}"
+            )
     return READERS[source.reader](source, raw / source.manifest)
 
 

@@ -63,6 +63,10 @@ def read_log(name: str, path: Path) -> Log:
 def curves(logs: Sequence[Log]) -> Html:
     """Charts of the logs laid end to end, the oldest ancestor first; each run has its colour, events are markers."""
     fields = list(dict.fromkeys(f for log in logs for line in log.lines for f in line if f not in NOT_CURVES))
+    # What batches left out is only of interest where they left something out.
+    fields = [
+        f for f in fields if not f.startswith("dropped_") or any(line.get(f) for log in logs for line in log.lines)
+    ]
     if not fields:
         return paragraph("No metrics have been written yet.", "muted")
     starts = _starts(logs)

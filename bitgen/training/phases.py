@@ -79,10 +79,10 @@ def demo(config: TrainConfig) -> TrainConfig:
         optim=OptimConfig(
             batch=29 if is_coarse else 24,
             accumulation=1,
-            epochs=80 if is_coarse else 50,
+            epochs=120 if is_coarse else 60,
             lr=1.5e-3 if is_coarse else 1e-3,
             gate_lr_scale=10.0,
-            lora_warmup_epochs=25.0,
+            lora_warmup_epochs=40.0,
             warmup_steps=10,
         ),
         # No queue: in so short a run its features are older than what they are compared with (contrast after 75 steps at

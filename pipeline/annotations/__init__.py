@@ -21,3 +21,10 @@ READERS: Mapping[str, Reader] = {
     "visual_genome": read_visual_genome,
 }
 """By the name that a manifest's `reader` gives."""
+
+OPTIONS: Mapping[str, Mapping[str, type[str] | type[int]]] = {
+    "coco": {"karpathy_splits": str},
+    "flickr30k": {"splits": str},
+    "visual_genome": {"max_tokens": int},
+}
+"""What a reader takes in a source's `options`, and of which type; the others take none."""

@@ -41,3 +41,10 @@ def test_gates_share_a_chart():
 def test_fields_that_are_not_known_get_a_chart_too():
     drawn = curves([Log("run", ({"step": 1, "memory_use": 1.0}, {"step": 2, "memory_use": 2.0}), 0)])
     assert "<h4>Memory use</h4>" in drawn
+
+
+def test_only_what_batches_did_leave_out_has_a_chart() -> None:
+    lines = tuple({"step": n, "dropped_replaced": 0.0, "dropped_span_truncated": float(n)} for n in (1, 2))
+    drawn = curves([Log("run", lines, 0)])
+    assert "Dropped span truncated" in drawn
+    assert "Dropped replaced" not in drawn

@@ -314,6 +314,24 @@ def test_an_unknown_reader_is_refused_with_the_nearest_name(world: "World", pain
         world.build()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"karpathy_split": "train"},
+            r"found 'karpathy_split' \(did you mean 'karpathy_splits'\?\): coarse/world-train",
+        ),
+        ({"karpathy_splits": 3}, "expected option karpathy_splits of type str, found 3: coarse/world-train"),
+    ],
+)
+def test_an_option_that_the_reader_does_not_take_is_refused(
+    world: "World", paint: Paint, options: dict[str, object], message: str
+) -> None:
+    world.add("train", {1: paint(1)}, options=options)
+    with pytest.raises(BuildError, match=message):
+        world.build()
+
+
 def test_a_larger_image_is_shrunk_when_asked(world: "World", paint: Paint) -> None:
     source = world.add("train", {1: paint(1), 2: paint(2, (120, 60))}, sizes={2: (120, 60)})
     world.build(shorter_side_px=40)
