@@ -191,7 +191,8 @@ def _thaw(objective: Objective, step: int, metrics: "MetricsLog | _Silence") -> 
     set_trainable(objective, lora=True)
     after = trained_parameters(objective)
     event = f"LoRA thawed at step {step}: trained parameters {before:,} -> {after:,}"
-    log.info(event)
+    if rank() == 0:
+        log.info(event)
     metrics.write(step, event=event)
     return _wrap(objective)
 
