@@ -1,7 +1,14 @@
 """BitGen: a tiny vision-language model and its training. Attributes load on first use (PEP 562)."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitgen.model.bitgen import BitGen
+    from bitgen.record import Box, Phrase, Sample, Text
+    from bitgen.training.config import TrainConfig
+
+__all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]
 
 _HOMES = {
     "BitGen": "bitgen.model.bitgen",
@@ -11,8 +18,6 @@ _HOMES = {
     "Text": "bitgen.record",
     "TrainConfig": "bitgen.training.config",
 }
-
-__all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]
 
 
 def __getattr__(name: str) -> Any:
