@@ -15,7 +15,6 @@ name = "coco"
 phase = "coarse"
 """
 
-import difflib
 import math
 import re
 import tomllib
@@ -23,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_type_hints
+
+from pipeline.nearest import hint
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -191,7 +192,7 @@ def read_manifest(path: Path) -> Manifest:
     for file in files:
         for wanted in sorted(set(file.sources) - named):
             raise ManifestError(
-                f"expected names of sources, found {wanted!r}{_nearest(wanted, named)}: {where}: file {file.path}"
+                f"expected names of sources, found {wanted!r}{hint(wanted, named)}: {where}: file {file.path}"
             )
     holdout = _value(top.get("holdout", {}), dict, f"{where}: [holdout]")
     _check_known(holdout, ("lists",), f"{where}: [holdout]")
@@ -209,7 +210,7 @@ def _tables(top: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]
 def _table(kind: type[Table], table: Mapping[str, Any], where: str, own: Mapping[str, Any]) -> Table:
     """A `File` or `Source` from its TOML table, and from `own`: fields that a manifest does not write."""
     hints = get_type_hints(kind)
-    declared = [f for f in fields(kind) if f.name not in own]  # type: ignore[arg-type]
+    declared = [f for f in fields(kind) if f.name not in own]  # type: ignore[arg-type] (both kinds are dataclasses)
     _check_known(table, [f.name for f in declared], where)
     for each in declared:
         if each.default is MISSING and each.default_factory is MISSING and each.name not in table:
@@ -242,17 +243,12 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 def _check_known(table: Mapping[str, Any], known: list[str] | tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in known:
-            raise ManifestError(f"expected one of {', '.join(known)}, found {key!r}{_nearest(key, known)}: {where}")
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+            raise ManifestError(f"expected one of {', '.join(known)}, found {key!r}{hint(key, known)}: {where}")
 
 
 def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"expected {what} of {' or '.join(allowed)}, found {value!r}{_nearest(value, allowed)}")
+        raise ValueError(f"expected {what} of {' or '.join(allowed)}, found {value!r}{hint(value, allowed)}")
 
 
 def _check_distinct(names: list[str], what: str, where: str) -> None:

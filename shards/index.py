@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bitgen.disk import sync
-from bitgen.record import Sample, image_id
+from bitgen.record import Sample
 from shards.format import FORMAT_VERSION, Entry, ShardError, read_sample, shard_name, shard_number
 
-__all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "image_id", "write_index"]
+__all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index"]
 
 INDEX = "index.arrow"
 DATASET = "dataset.json"

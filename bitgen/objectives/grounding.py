@@ -39,7 +39,7 @@ def phrase_coverage(boxes: Tensor, box_phrase: Tensor, phrases: int, side: int) 
 
 
 def grounding_losses(predicted: Grounded, target_boxes: Tensor, target_heat: Tensor) -> dict[str, Tensor]:
-    """Each loss of each phrase, [P]: `l1` (mean of the four centre coordinates' absolute errors, times four as in DETR),
+    """Each loss of each phrase, [P]: `l1` (sum of the absolute errors of the four centre coordinates, as in DETR),
     `giou` (1 - GIoU), `focal` (summed over patches, divided by the covered ones) and `dice`.
 
     Args:
