@@ -23,11 +23,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_type_hints
 
+from fsspec import available_protocols
+
 from pipeline.nearest import hint
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SCHEMES = ("http", "https", "file")
 Table = TypeVar("Table")
 Option = str | int | float | bool
 
@@ -43,7 +44,8 @@ class File:
     path: str
     """Where it goes, under `raw/<manifest>`."""
     urls: tuple[str, ...] = ()
-    """Mirrors, tried in order: http(s), `file:`, or a path relative to the manifest (a folder is copied whole)."""
+    """Mirrors, tried in order: http(s), any other URL that fsspec opens (`s3://`, `gs://`, `hf://`, `file:`), or a path
+    relative to the manifest. A local folder is copied whole."""
     bytes: int = 0
     """Size of the file; 0: not known."""
     sha256: str = ""
@@ -72,8 +74,10 @@ class File:
             raise ValueError("expected urls, or manual instructions, found neither")
         for url in self.urls:
             scheme = re.match(r"([a-z][a-z0-9+.-]*):", url, re.IGNORECASE)
-            if scheme and scheme[1].lower() not in _SCHEMES:
-                raise ValueError(f"expected urls of {', '.join(_SCHEMES)} or a relative path, found {url!r}")
+            if scheme and scheme[1].lower() not in available_protocols():
+                raise ValueError(
+                    f"expected urls of http, https or what fsspec opens, or a relative path, found {url!r}"
+                )
         if self.bytes < 0:
             raise ValueError(f"expected bytes of 0 or more, found {self.bytes}")
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
@@ -120,6 +124,8 @@ class Source:
     """Files without which the hold-out rule cannot be kept."""
     crawl: bool = False
     """Its images are URLs, which `bitgen-download` crawls into the first of `images`."""
+    published: Mapping[str, Option] = field(default_factory=dict)
+    """Counts of the dataset's authors that the whole source has to give: of `images`, of `rows`."""
     links: bool = True
     """Its rows may know one photograph under several ids, so the hold-out rule reads them whatever is built."""
     licence: str = ""
@@ -143,6 +149,10 @@ class Source:
             raise ValueError("expected one or more annotations and images, found none")
         if self.samples_per_shard < 1:
             raise ValueError(f"expected samples_per_shard of 1 or more, found {self.samples_per_shard}")
+        for what, count in self.published.items():
+            _check_one_of("published", what, ("images", "rows"))
+            if type(count) is not int or count < 1:
+                raise ValueError(f"expected published {what} of 1 or more, found {count!r}")
         if not 0 <= self.refusal_ceiling <= 1:
             raise ValueError(f"expected refusal_ceiling in 0..1, found {self.refusal_ceiling}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from bitgen.record import Sample
@@ -46,3 +47,8 @@ Reader = Callable[[Source, Path], Iterator[Candidate]]
 
 The order is the same at every call. Raises `AnnotationError`.
 """
+
+
+def url_hash(url: str) -> int:
+    """64 bits that stand for a URL where millions of them are held in memory."""
+    return int.from_bytes(blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)

@@ -28,7 +28,7 @@ def coarse() -> TrainConfig:
         data=DataConfig(
             mixture={
                 "coarse/coco-train": 1.0,
-                "coarse/visual_genome-train": 1.0,
+                "coarse/vg-train": 1.0,
                 "coarse/sbu-train": 1.0,
                 "coarse/cc3m-train": 1.0,
                 "coarse/flickr30k-train": 1.0,

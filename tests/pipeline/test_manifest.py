@@ -89,7 +89,7 @@ def test_shards_of_an_evaluation_source_go_to_eval(tmp_path: Path) -> None:
         ('path = "annotations.zip"', 'path = "."', r"expected the path of a file, found '\.'"),
         ('path = "annotations.zip"', 'path = "/x.zip"', r"found '/x.zip'"),
         ('"../other/train2017"', '"../../x"', r"expected images relative to raw/<manifest>"),
-        ('"http://127.0.0.1/annotations.zip"', '"ftp://a/b"', r"expected urls of http, https, file or a relative path"),
+        ('"http://127.0.0.1/annotations.zip"', '"gopher://a/b"', r"expected urls of http, https or what fsspec opens"),
         ('sources = ["coco"]', 'sources = ["cocoa"]', r"found 'cocoa' \(did you mean 'coco'\?\)"),
         ('name = "coco"', 'name = "Co co"', r"expected a name of a-z 0-9 _ \+ \. -, found 'Co co'"),
         ('name = "world"', 'name = "../w"', r"expected a name"),

@@ -41,7 +41,7 @@ def test_no_two_sources_make_the_same_dataset() -> None:
 
 def test_every_source_on_visual_genome_needs_the_ids_of_its_images() -> None:
     needing = {s.name for s in sources() if any(path.endswith("image_data.json") for path in s.needs)}
-    assert needing == {"visual_genome", "visual_genome-objects", "mixed", "mixed_no_coco"}
+    assert needing == {"vg", "vg-objects", "mixed", "mixed_no_coco"}
 
 
 def test_refcoco_has_the_eight_published_evaluation_splits() -> None:
