@@ -1,20 +1,17 @@
 """Encoded bytes become pixels, and boxes move with them: decode, crop and resize, and the way back."""
 
-import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-MAX_PIXELS = 64_000_000
-"""Of a stored image: 192 MB decoded. Read from the header, before anything is allocated."""
+from bitgen.pixels import MAX_PIXELS, DecodeError, rgb
+
 KEPT_AREA = 0.5
 """A box that keeps less of its area inside a crop is dropped."""
 
@@ -22,62 +19,12 @@ Crop = tuple[int, int, int, int]
 """x0 y0 x1 y1 in pixels of the stored image."""
 
 
-class DecodeError(Exception):
-    """The bytes are no whole image of a kind that we read, or show more pixels than allowed."""
-
-
 def decode(image: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """[3, H, W] uint8, RGB, from a JPEG, PNG or WebP; EXIF orientation is ignored, as boxes are.
+    """[3, H, W] uint8, RGB: `bitgen.pixels.rgb` as a tensor, and raises what that raises.
 
-    The tensor is a view of rows of pixels, which is what the resize reads fastest. Greyscale becomes three equal
-    channels; transparent pixels are laid on white. Raises `DecodeError` for damaged and truncated bytes, for other
-    kinds, and for more than `max_pixels` pixels.
+    The tensor is a view of rows of pixels, which is what the resize reads fastest.
     """
-    pixels = _decode_jpeg(image, max_pixels) if image.startswith(b"\xff\xd8") else None
-    if pixels is None:
-        pixels = _decode_other(image, max_pixels)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _decode_jpeg(image: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
-    """[H, W, 3], or None for the rare kinds that libjpeg-turbo's simple interface does not read."""
-    try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(image)
-    except ValueError:
-        return None  # no JPEG at all, or sampled in a way that Pillow knows
-    if colorspace in ("CMYK", "YCCK"):
-        return None  # Adobe's are stored inverted: Pillow looks at the marker that says so
-    _check_pixels(int(width), int(height), max_pixels)
-    try:
-        # strict: 20 flipped bytes decode to a damaged picture in Pillow and OpenCV, without a word.
-        return simplejpeg.decode_jpeg(image, "RGB", strict=True)
-    except ValueError as error:
-        raise DecodeError(f"expected a whole JPEG, {error}") from error
-
-
-def _decode_other(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(image), formats=("JPEG", "PNG", "WEBP")) as opened:
-            _check_pixels(opened.width, opened.height, max_pixels)
-            return np.array(_rgb(opened))
-    except UnidentifiedImageError as error:
-        raise DecodeError(f"expected a readable JPEG, PNG or WebP image, found {image[:12]!r}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"expected a whole image, {error}") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if not 1 <= width * height <= max_pixels:
-        raise DecodeError(f"expected 1 to {max_pixels} pixels, found {width}x{height}")
+    return torch.from_numpy(rgb(image, max_pixels)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
