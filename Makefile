@@ -10,13 +10,15 @@ DATA ?= data
 RUNS ?= runs
 SOURCES ?=
 LIMIT ?=
+BENCH ?=
+export KILLS ?= 50
 
 COARSE := coco sbu visual_genome cc3m flickr30k
 FINE := refcoco mixed
 manifests = $(foreach name,$(1),manifests/$(name).toml)
 flags = --data $(DATA) $(if $(SOURCES),--sources $(SOURCES)) $(if $(LIMIT),--limit $(LIMIT))
 
-.PHONY: help install demo test check download-coarse download-fine shards clean-demo
+.PHONY: help install demo test soak bench check download-coarse download-fine shards clean-demo
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -49,6 +51,12 @@ clean-demo: ## forget what `make demo` made
 
 test: install ## the tests
 	$(BIN)/python -m pytest
+
+soak: install ## the tests that take long: 50 kills a stage (KILLS=5 for fewer), full sizes
+	$(BIN)/python -m pytest -m soak
+
+bench: install ## ours against others on the same files, in one go: all, or one as BENCH=shards
+	$(BIN)/python -m tests.benchmarks.run $(BENCH) --work $(DATA)/bench
 
 check: install ## lint, format and types
 	$(BIN)/ruff check .
