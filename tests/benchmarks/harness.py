@@ -1,0 +1,149 @@
+"""What every benchmark needs: commands run in turn and timed, facts of the machine, medians, a JSON file of it all."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
+
+
+class BenchError(RuntimeError):
+    """A contestant failed, or did other work than it was asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repetition of one contestant."""
+
+    wall_s: float
+    """From the start of its processes to the end of the last, and of writing what they left unwritten to disk."""
+    cpu_s: float
+    """User and system time of its processes and of theirs."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to be timed."""
+
+    name: str
+    commands: Sequence[Sequence[str]]
+    """Run at once, one process each."""
+    prepare: Callable[[], None] = lambda: None
+    """Called before each repetition, outside the time."""
+    check: Callable[[], None] = lambda: None
+    """Called after each repetition, outside the time; raises `BenchError` where the work was not done."""
+    environment: Mapping[str, str] | None = None
+    """Added to this process's."""
+
+
+def timed(contestant: Contestant, log: Path) -> Run:
+    """One repetition; what the processes say goes to `log`. Raises `BenchError` where one of them fails.
+
+    What is written counts when it is on disk: a `sync` is part of everyone's time, and one before it is of nobody's.
+    """
+    contestant.prepare()
+    environment = {**os.environ, **(contestant.environment or {})}
+    os.sync()
+    with log.open("wb") as file:
+        start_s = time.perf_counter()
+        started = [
+            subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=environment)
+            for command in contestant.commands
+        ]
+        cpu_s, failed = 0.0, []
+        for process in started:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu_s += usage.ru_utime + usage.ru_stime
+            failed += [process.returncode] if process.returncode else []
+        os.sync()
+        wall_s = time.perf_counter() - start_s
+    if failed:
+        tail = log.read_text(errors="replace")[-2000:]
+        raise BenchError(f"expected {contestant.name} to end with 0, found {failed[0]}: {tail}")
+    contestant.check()
+    return Run(round(wall_s, 3), round(cpu_s, 3))
+
+
+def in_turn(contestants: Sequence[Contestant], repetitions: int, log: Path) -> dict[str, list[Run]]:
+    """Every contestant once, then all of them again: what else the machine does falls on all alike."""
+    runs: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
+    for repetition in range(repetitions):
+        for contestant in contestants:
+            run = timed(contestant, log)
+            runs[contestant.name].append(run)
+            said = f"{repetition + 1}/{repetitions} {contestant.name}: {run.wall_s:.1f} s, {run.cpu_s:.1f} s of CPU"
+            print(said, file=sys.stderr, flush=True)
+    return runs
+
+
+def median(runs: Sequence[Run]) -> Run:
+    """Of wall and of CPU time, each for itself."""
+    return Run(statistics.median(r.wall_s for r in runs), statistics.median(r.cpu_s for r in runs))
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, system and Python of this machine; no names of hosts, users or folders."""
+    cpu = platform.processor() or platform.machine()
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def load() -> float:
+    """Processes that want a core, on average over the last minute: what else the machine was doing."""
+    return round(os.getloadavg()[0], 2)
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of installed packages."""
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def commit() -> str:
+    """The code that was measured; `+` where files differ from it; empty outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False, capture_output=True).returncode == 1
+    return found.stdout.strip() + "+" * changed
+
+
+def as_lists(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, float]]]:
+    """Runs as they stand in the JSON."""
+    return {name: [asdict(run) for run in each] for name, each in runs.items()}
+
+
+def write_results(name: str, results: Mapping[str, Any]) -> Path:
+    """Writes `results/NAME.json`, whole or not at all."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
