@@ -1,160 +1,108 @@
-"""Where each sample lies: `index.arrow`, opened memory-mapped, and `dataset.json`, which is written last."""
+"""Where each sample lies: `index.arrow`, read in blocks of rows, and `dataset.json`, which is written last."""
 
 import json
 import mmap
 import os
+import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from itertools import islice
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from bitgen.disk import sync
 from bitgen.record import Sample
+from shards.columns import BLOCK_ROWS, INDEX, SCHEMA, Block, Columns, write_index, write_index_tables
 from shards.format import FORMAT_VERSION, Entry, ShardError, read_sample, shard_name, shard_number
 
-__all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index"]
+__all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
-INDEX = "index.arrow"
 DATASET = "dataset.json"
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("image_id", pa.int64(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("image_offset", pa.int64(), nullable=False),
-        pa.field("image_size", pa.int64(), nullable=False),
-        pa.field("json_offset", pa.int64(), nullable=False),
-        pa.field("json_size", pa.int64(), nullable=False),
-        pa.field("extension", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("tokens", pa.list_(pa.field("item", pa.uint16(), nullable=False)), nullable=False),
-        pa.field("phrases", pa.list_(pa.field("item", pa.uint16(), nullable=False)), nullable=False),
-        pa.field("boxes", pa.int32(), nullable=False),
-    ]
-)
 
-_NUMBERS = tuple(field.name for field in SCHEMA if pa.types.is_integer(field.type))
-_ROWS = 65536
-"""Rows of each record batch but the last, so that a row number gives its batch by a shift."""
+_BLOCKS = 64
+"""Blocks held at once, 4 MB: the stream shows the samples of 8 shards at a time, some 24,000, in a random order."""
 _OPEN_SHARDS = 64
 """Maps held at once: each holds a file handle, and a process has 1,024 of them; the stream reads 8 shards at a time."""
-
-
-def write_index(folder: Path, entries: Iterable[Entry]) -> int:
-    """Write `index.arrow` from the entries of all shards, in shard order; returns how many there were.
-
-    Equal entries give equal bytes. At most 65,536 entries are held at once. Raises `ShardError` where the entries are
-    not in shard order. Nothing is left behind on failure.
-    """
-    path, partial = folder / INDEX, folder / (INDEX + ".partial")
-    rows, shard, source = 0, 0, iter(entries)
-    try:
-        with partial.open("wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-            while chunk := list(islice(source, _ROWS)):
-                for entry in chunk:
-                    if entry.shard < shard:
-                        raise ShardError(f"expected shard {shard} or later, found {entry.shard}: {entry.key}, {path}")
-                    shard = entry.shard
-                columns = [pa.array([getattr(e, f.name) for e in chunk], f.type) for f in SCHEMA]
-                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-                rows += len(chunk)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-    return rows
-
-
-class _Ragged:
-    """A list column of one record batch: values and offsets, in place."""
-
-    def __init__(self, column: pa.ListArray) -> None:
-        self.values: NDArray[np.uint16] = column.values.to_numpy()
-        self.offsets: NDArray[np.int32] = column.offsets.to_numpy()
-
-    def row(self, i: int) -> NDArray[np.uint16]:
-        return self.values[self.offsets[i] : self.offsets[i + 1]]
+_EXTENSIONS = ("jpg", "png", "webp")
 
 
 class ShardIndex:
     """A dataset's folder of shards, open for reading. Safe to use from several threads.
 
-    Nothing per sample lives in this process: columns and shards are memory-mapped.
+    Little of it lives in this process, however many samples there are: rows are read in blocks as they are asked for,
+    and checked then; shards are memory-mapped.
     """
 
-    def __init__(self, folder: Path, dataset: Mapping[str, Any], table: pa.Table) -> None:
+    def __init__(self, folder: Path, dataset: Mapping[str, Any], columns: Columns) -> None:
         """Use `ShardIndex.open`, which checks what it hands over here."""
         self.folder = folder
         self.dataset = dataset
         self.name: str = dataset["name"]
-        self._batches = table.to_batches()
-        self._tokens = [_Ragged(b.column("tokens")) for b in self._batches]
-        self._phrases = [_Ragged(b.column("phrases")) for b in self._batches]
-        self._numbers = {name: [b.column(name).to_numpy() for b in self._batches] for name in _NUMBERS}
-        self._rows = table.num_rows
-        shards = _column(self._numbers["shard"])
-        self.shard_sizes: tuple[int, ...] = tuple(np.bincount(shards, minlength=len(dataset["shards"])).tolist())
+        self.shard_sizes: tuple[int, ...] = tuple(shard["samples"] for shard in dataset["shards"])
         """Samples of each shard."""
+        self._ends = np.array([*accumulate(self.shard_sizes)], dtype=np.int64)
+        self._bytes = np.array([shard["bytes"] for shard in dataset["shards"]], dtype=np.int64)
+        self._columns = columns
+        self._block = lru_cache(maxsize=_BLOCKS)(self._read_block)
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._lock = Lock()
 
     @staticmethod
     def open(folder: str | Path) -> "ShardIndex":
-        """Open a built dataset and check it against its files, without reading the shards.
+        """Open a built dataset; how long it takes depends on the number of shards, not of samples.
 
-        Raises `ShardError` where the folder is unfinished, of another format version, or incomplete, where
-        `index.arrow` is not ours or not of these shards, and where an offset leaves its file.
+        Raises `ShardError` where the folder is unfinished, of another format version, or incomplete, and where
+        `index.arrow` is not ours or not of as many samples. A row is checked when it is asked for: each method that
+        takes one raises `ShardError` where what the index says of it, or of a row near by, cannot be.
         """
         folder = Path(folder)
         dataset = _read_dataset(folder / DATASET)
-        table = _read_table(folder / INDEX)
-        _check_numbers(table, len(dataset["shards"]), folder / INDEX)
-        index = ShardIndex(folder, dataset, table)
-        index._check()
-        return index
+        columns = Columns(folder / INDEX)
+        if columns.rows != dataset["samples"]:
+            raise ShardError(f"expected {dataset['samples']} samples, found {columns.rows}: {columns.path}")
+        for shard in dataset["shards"]:
+            _check_size(folder, shard)
+        return ShardIndex(folder, dataset, columns)
 
     def __len__(self) -> int:
-        return self._rows
+        return self._columns.rows
 
     def key(self, i: int) -> str:
-        """Of sample `i`."""
-        return self._batches[i // _ROWS].column("key")[i % _ROWS].as_py()
+        """Of sample `i`. Raises `IndexError` for a sample that is not there, as all that follow do."""
+        block, row = self._find(i)
+        return self._text(block, "key", row)
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
-        """[samples]: equal where two samples show one photograph."""
-        return _column(self._numbers["image_id"])
+        """[samples]: equal where two samples show one photograph. Read from the file each time."""
+        return self._columns.column("image_id")
 
     def tokens(self, i: int) -> NDArray[np.uint16]:
         """Tokens of each text of sample `i`, both end-of-texts included, at most 256."""
-        return self._tokens[i // _ROWS].row(i % _ROWS)
+        block, row = self._find(i)
+        return block.ragged["tokens"][row]
 
     def phrases(self, i: int) -> NDArray[np.uint16]:
         """Phrases of each text of sample `i`."""
-        return self._phrases[i // _ROWS].row(i % _ROWS)
+        block, row = self._find(i)
+        return block.ragged["phrases"][row]
 
     def entry(self, i: int) -> Entry:
-        """Row `i` as a value. Raises `IndexError` for a row that is not there."""
-        if not 0 <= i < self._rows:
-            raise IndexError(f"expected a sample within {self._rows}, found {i}: {self.folder}")
-        batch, row = divmod(i, _ROWS)
-        numbers = {name: int(column[batch][row]) for name, column in self._numbers.items()}
+        """Row `i` as a value."""
+        block, row = self._find(i)
+        extension = self._text(block, "extension", row)
+        if extension not in _EXTENSIONS:
+            raise ShardError(f"expected one of {', '.join(_EXTENSIONS)}, found {extension!r}: {self._name(block, row)}")
         return Entry(
-            key=self.key(i),
-            extension=self._batches[batch].column("extension")[row].as_py(),
-            tokens=tuple(self.tokens(i).tolist()),
-            phrases=tuple(self.phrases(i).tolist()),
-            **numbers,
+            key=self._text(block, "key", row),
+            extension=extension,
+            tokens=tuple(block.ragged["tokens"][row].tolist()),
+            phrases=tuple(block.ragged["phrases"][row].tolist()),
+            **{name: int(column[row]) for name, column in block.numbers.items()},
         )
 
     def read(self, i: int) -> tuple[Sample, bytes]:
@@ -166,11 +114,59 @@ class ShardIndex:
         entry = self.entry(i)
         return read_sample(self._map(entry.shard), entry, str(self.folder / shard_name(entry.shard)))
 
+    def check(self) -> None:
+        """Check every row at once. Raises `ShardError` for the first that cannot be."""
+        self._columns.validate()
+        for number in range(self._columns.blocks()):
+            self._read_block(number)
+
+    def _find(self, i: int) -> tuple[Block, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"expected a sample within {len(self)}, found {i}: {self.folder}")
+        number, row = divmod(i, BLOCK_ROWS)
+        return self._block(number), row
+
+    def _read_block(self, number: int) -> Block:
+        block = self._columns.block(number)
+        numbers, texts = block.numbers, block.ragged["tokens"].lengths()
+        shards = np.searchsorted(self._ends, block.first + np.arange(len(texts)), side="right")
+        self._refuse(block, numbers["shard"] != shards, "the shard that dataset.json has it in", "shard")
+        for member in ("image", "json"):
+            offset, size = numbers[f"{member}_offset"], numbers[f"{member}_size"]
+            wrong = (offset < 0) | (size <= 0) | (offset > self._bytes[shards] - size)
+            self._refuse(block, wrong, f"the {member} member within its shard", f"{member}_offset", f"{member}_size")
+        sides = (numbers["width"] < 1) | (numbers["height"] < 1)
+        self._refuse(block, sides, "a size in pixels", "width", "height")
+        self._refuse(block, numbers["boxes"] < 0, "a number of boxes", "boxes")
+        self._refuse(
+            block, (texts < 1) | (texts != block.ragged["phrases"].lengths()), "tokens and phrases of each text"
+        )
+        return block
+
+    def _refuse(self, block: Block, wrong: NDArray[np.bool_], expected: str, *columns: str) -> None:
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            found = ", ".join(f"{name} {block.numbers[name][row]}" for name in columns) or "others"
+            raise ShardError(f"expected {expected}, found {found}: {self._name(block, row)}")
+
+    def _text(self, block: Block, column: str, row: int) -> str:
+        try:
+            return block.text(column, row)
+        except UnicodeDecodeError as error:
+            raise ShardError(f"expected {column} as UTF-8, {error}: {self._name(block, row)}") from error
+
+    def _name(self, block: Block, row: int) -> str:
+        """Of a row whose columns may be anything."""
+        key = block.ragged["key"][row].tobytes()[:100].decode(errors="backslashreplace")
+        shard = int(np.searchsorted(self._ends, block.first + row, side="right"))
+        return f"{key}, {self.folder / shard_name(shard)}, by {INDEX}"
+
     def _map(self, shard: int) -> mmap.mmap:
         with self._lock:
             found = self._maps.get(shard)
             if found is None:
                 with (self.folder / self.dataset["shards"][shard]["file"]).open("rb") as file:
+                    _check_size(self.folder, self.dataset["shards"][shard])  # a map of a shorter file ends the process
                     found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 self._maps[shard] = found
                 if len(self._maps) > _OPEN_SHARDS:
@@ -179,48 +175,15 @@ class ShardIndex:
             self._maps.move_to_end(shard)
             return found
 
-    def _check(self) -> None:
-        where = self.folder / INDEX
-        if len(self) != self.dataset["samples"]:
-            raise ShardError(f"expected {self.dataset['samples']} samples, found {len(self)}: {where}")
-        for shard, found in zip(self.dataset["shards"], self.shard_sizes, strict=True):
-            if found != shard["samples"]:
-                raise ShardError(f"expected {shard['samples']} samples in {shard['file']}, found {found}: {where}")
-        sizes = np.array([self._shard_bytes(shard) for shard in self.dataset["shards"]], dtype=np.int64)
-        for batch, shards in enumerate(self._numbers["shard"]):
-            for member in ("image", "json"):
-                offset, size = self._numbers[f"{member}_offset"][batch], self._numbers[f"{member}_size"][batch]
-                wrong = (offset < 0) | (size <= 0) | (offset > sizes[shards] - size)
-                if wrong.any():
-                    row = int(np.argmax(wrong))
-                    name = f"{self.key(batch * _ROWS + row)}, {member} member"
-                    where = self.folder / shard_name(int(shards[row]))
-                    raise ShardError(
-                        f"expected {name} within {sizes[shards[row]]} bytes, found offset {offset[row]},"
-                        f" size {size[row]}: {where}"
-                    )
 
-    def _shard_bytes(self, shard: Mapping[str, Any]) -> int:
-        path = self.folder / shard["file"]
-        if not path.is_file():
-            raise ShardError(f"expected a shard of {shard['bytes']} bytes, found none: {path}")
-        found = path.stat().st_size
-        if found != shard["bytes"]:
-            raise ShardError(f"expected a shard of {shard['bytes']} bytes, found {found}: {path}")
-        return found
-
-
-def _check_numbers(table: pa.Table, shards: int, path: Path) -> None:
-    # Before they are counted: counting makes an array as long as the largest number.
-    for batch in table.column("shard").chunks:
-        numbers = batch.to_numpy()
-        wrong = (numbers < 0) | (numbers >= shards)
-        if wrong.any():
-            raise ShardError(f"expected numbers of {shards} shards, found {numbers[np.argmax(wrong)]}: {path}")
-
-
-def _column(batches: list[NDArray[Any]]) -> NDArray[Any]:
-    return batches[0] if len(batches) == 1 else np.concatenate([np.empty(0, np.int64), *batches]).astype(np.int64)
+def _check_size(folder: Path, shard: Mapping[str, Any]) -> None:
+    path = os.path.join(folder, shard["file"])  # a Path takes four times as long, and there are thousands
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise ShardError(f"expected a shard of {shard['bytes']} bytes, found none: {path}") from error
+    if not stat.S_ISREG(status.st_mode) or status.st_size != shard["bytes"]:
+        raise ShardError(f"expected a shard of {shard['bytes']} bytes, found {status.st_size}: {path}")
 
 
 def _read_dataset(path: Path) -> dict[str, Any]:
@@ -241,28 +204,13 @@ def _read_dataset(path: Path) -> dict[str, Any]:
     for number, shard in enumerate(shards):
         if shard_number(shard["file"]) != number:
             raise ShardError(f"expected {shard_name(number)}, found {shard['file']!r}: {path}")
+    if (listed := sum(shard["samples"] for shard in shards)) != dataset["samples"]:
+        raise ShardError(f"expected {dataset['samples']} samples in its shards, found {listed}: {path}")
     return dataset
 
 
 def _is_shard(shard: object) -> bool:
     kinds = {"file": str, "samples": int, "bytes": int, "sha256": str}
-    return isinstance(shard, dict) and all(isinstance(shard.get(name), kind) for name, kind in kinds.items())
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)
-    except FileNotFoundError as error:
-        raise ShardError(f"expected an index, found none: {path}") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"expected an Arrow file, {error}: {path}") from error
-    if not table.schema.equals(SCHEMA):
-        raise ShardError(f"expected columns {SCHEMA.names} of our types, found {table.schema.names}: {path}")
-    lengths = [batch.num_rows for batch in table.to_batches()]
-    if any(length != _ROWS for length in lengths[:-1]):
-        raise ShardError(f"expected batches of {_ROWS} rows, found {lengths[:8]}: {path}")
-    return table
-
-
-assert [f.name for f in fields(Entry)] == SCHEMA.names
+    if not isinstance(shard, dict) or any(type(shard.get(name)) is not kind for name, kind in kinds.items()):
+        return False
+    return 0 <= shard["samples"] < 2**63 and 0 <= shard["bytes"] < 2**63

@@ -1,15 +1,20 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import shards.index
 from bitgen.record import image_id
-from shards.format import ShardError, scan
-from shards.index import ShardIndex, write_index
+from shards.format import Entry, ShardError, scan
+from shards.index import SCHEMA, ShardIndex, write_index, write_index_tables
+from tests.disk import files_of_at_most
 
 
 def change_dataset(folder, **fields):
@@ -59,12 +64,108 @@ def test_equal_entries_give_equal_bytes(build, tmp_path):
     assert (tmp_path / "index.arrow").read_bytes() == first
 
 
-def test_an_index_of_several_record_batches_reads_as_one(build, monkeypatch):
-    monkeypatch.setattr(shards.index, "_ROWS", 2)
-    folder = build("pets", (3, 2))
-    index = ShardIndex.open(folder)
-    assert [index.read(i)[0].key for i in range(5)] == [index.key(i) for i in range(5)]
-    assert (index.shard_sizes, len(index.image_ids)) == ((3, 2), 5)
+@pytest.fixture
+def vast(tmp_path):
+    """A dataset's folder with 131,080 samples, of which there is only the index: two record batches and a bit."""
+    folder = tmp_path / "vast"
+    folder.mkdir()
+    write_index_tables(folder, [rows(131_080)])
+    shards = [{"file": f"{number:06d}.tar", "samples": 65_540, "bytes": 10**9, "sha256": ""} for number in range(2)]
+    for shard in shards:
+        with (folder / shard["file"]).open("wb") as file:
+            file.truncate(shard["bytes"])
+    dataset = {"format_version": 1, "name": "vast", "samples": 131_080, "shards": shards}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    return folder
+
+
+@cache
+def rows(count):
+    """Rows of the index: sample i is called after i and has 1 + i % 3 texts of i % 250 tokens."""
+    i = np.arange(count)
+    texts = [[n % 250] * (1 + n % 3) for n in range(count)]
+    columns = {
+        "key": [f"vast-{n}" for n in range(count)],
+        "image_id": i * 7,
+        "shard": i // 65_540,
+        "image_offset": 512 + i,
+        "image_size": 1 + i,
+        "json_offset": 1024 + i,
+        "json_size": 2 + i,
+        "extension": ["jpg", "png", "webp"] * (count // 3) + ["jpg"] * (count % 3),
+        "width": 3 + i,
+        "height": 4 + i,
+        "tokens": texts,
+        "phrases": [[t % 2 for t in range(len(text))] for text in texts],
+        "boxes": i % 5,
+    }
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in SCHEMA}, schema=SCHEMA)
+
+
+@pytest.mark.parametrize("i", [0, 511, 512, 65_535, 65_536, 65_540, 131_071, 131_072, 131_079])
+def test_every_row_of_a_large_index_is_found(vast, i):
+    extension = ("jpg", "png", "webp")[i % 3]
+    places = (512 + i, 1 + i, 1024 + i, 2 + i)
+    texts = 1 + i % 3
+    assert ShardIndex.open(vast).entry(i) == Entry(
+        f"vast-{i}",
+        7 * i,
+        i // 65_540,
+        *places,
+        "jpg" if i == 131_079 else extension,
+        3 + i,
+        4 + i,
+        (i % 250,) * texts,
+        (0, 1, 0)[:texts],
+        i % 5,
+    )
+
+
+def test_the_photographs_of_a_large_index_are_known_at_once(vast):
+    assert np.array_equal(ShardIndex.open(vast).image_ids, 7 * np.arange(131_080))
+
+
+def test_opening_reads_no_row(vast):
+    """Every byte of the columns of the first record batch is another; the last batch and the footer are whole."""
+    data = bytearray((vast / "index.arrow").read_bytes())
+    body = data.index(b"vast-0vast-1")
+    data[body : body + 100_000] = b"\xff" * 100_000
+    (vast / "index.arrow").write_bytes(data)
+    index = ShardIndex.open(vast)
+    assert index.key(131_079) == "vast-131079"
+
+
+@pytest.mark.parametrize("cuts", [[1], [65_536], [65_535, 65_537], [3, 100, 70_000, 131_000]])
+def test_equal_rows_give_equal_bytes_however_they_are_cut(vast, tmp_path, cuts):
+    whole = rows(131_080)
+    ends = zip([0, *cuts], [*cuts, 131_080], strict=True)
+    write_index_tables(tmp_path, [whole.slice(start, end - start) for start, end in ends])
+    assert (tmp_path / "index.arrow").read_bytes() == (vast / "index.arrow").read_bytes()
+
+
+def test_entries_and_tables_give_the_same_bytes(open_built, tmp_path):
+    index = open_built()
+    entries = [index.entry(i) for i in range(5)]
+    values = {f.name: pa.array([getattr(e, f.name) for e in entries], f.type) for f in SCHEMA}
+    assert write_index_tables(tmp_path, [pa.table(values, schema=SCHEMA)]) == 5
+    assert (tmp_path / "index.arrow").read_bytes() == (index.folder / "index.arrow").read_bytes()
+
+
+def test_every_record_batch_but_the_last_has_65536_rows(vast):
+    file = pa.ipc.open_file(vast / "index.arrow")
+    assert [file.get_batch(n).num_rows for n in range(file.num_record_batches)] == [65_536, 65_536, 8]
+
+
+def test_a_table_of_other_columns_is_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(ShardError, match=r"expected columns .* found \['key'\]: .*index\.arrow"):
+        write_index_tables(tmp_path, [pa.table({"key": ["a"]})])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    with files_of_at_most(100_000), pytest.raises(OSError, match="File too large"):
+        write_index_tables(tmp_path, [rows(65_536)])
+    assert os.listdir(tmp_path) == []
 
 
 def test_entries_out_of_shard_order_are_refused_and_nothing_is_left(open_built, tmp_path):
@@ -188,32 +289,143 @@ def test_an_index_of_other_shards_of_equal_size_is_refused_at_the_read(build):
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "member"),
+    ("column", "values", "found"),
     [
-        ("image_offset", [512, 2560, 4608, 512, 10240], "pets-4, image member"),
-        ("image_offset", [512, -1, 4608, 512, 2560], "pets-1, image member"),
-        ("image_offset", [512, 2**63 - 1, 4608, 512, 2560], "pets-1, image member"),
-        ("json_size", [10**6, 9, 9, 9, 9], "pets-0, json member"),
-        ("json_size", [9, 9, 0, 9, 9], "pets-2, json member"),
+        (
+            "image_offset",
+            [512, 2560, 4608, 512, 10240],
+            r"the image member .* found image_offset 10240, .*: pets-4, .*1\.tar",
+        ),
+        (
+            "image_offset",
+            [512, -1, 4608, 512, 2560],
+            r"the image member .* found image_offset -1, .*: pets-1, .*0\.tar",
+        ),
+        ("image_offset", [512, 2**63 - 1, 4608, 512, 2560], r"the image member .*: pets-1, .*0\.tar"),
+        ("image_size", [-(2**63), 9, 9, 9, 9], r"the image member .*: pets-0, .*0\.tar"),
+        ("json_size", [10**6, 9, 9, 9, 9], r"the json member .* json_size 1000000: pets-0, .*0\.tar"),
+        ("json_size", [9, 9, 0, 9, 9], r"the json member .* json_size 0: pets-2, .*0\.tar"),
+        ("shard", [0, 0, 0, 1, 2], r"the shard that dataset\.json has it in, found shard 2: pets-4, .*1\.tar"),
+        ("shard", [0, 0, 0, 1, -1], r"the shard that dataset\.json has it in, found shard -1: pets-4, .*1\.tar"),
+        ("shard", [0, 0, 0, 2**31 - 1, 1], r".* found shard 2147483647: pets-3, .*1\.tar"),
+        ("shard", [0, 0, 1, 1, 1], r".* found shard 1: pets-2, .*0\.tar, by index\.arrow"),
+        ("width", [12, 12, 12, 0, 12], r"a size in pixels, found width 0, height 8: pets-3, .*1\.tar"),
+        ("boxes", [1, 1, -1, 1, 1], r"a number of boxes, found boxes -1: pets-2, .*0\.tar"),
+        (
+            "tokens",
+            [[4], [5], [5, 7, 4], [], [5, 4]],
+            r"tokens and phrases of each text, found others: pets-1, .*0\.tar",
+        ),
+        (
+            "extension",
+            ["jpg", "jpg", "jpg", "../jpg", "jpg"],
+            r"one of jpg, png, webp, found '\.\./jpg': pets-3, .*1\.tar",
+        ),
     ],
 )
-def test_an_offset_outside_its_shard_is_refused(build, column, values, member):
+def test_what_cannot_be_is_refused_when_its_row_is_asked_for(build, column, values, found):
     folder = build()
     change_index(folder, column, values)
-    with pytest.raises(ShardError, match=rf"expected {member} within 10240 bytes.*00000[01]\.tar"):
-        ShardIndex.open(folder)
+    index = ShardIndex.open(folder)
+    with pytest.raises(ShardError, match=f"expected {found}"):
+        index.entry(3)
 
 
-@pytest.mark.parametrize("wrong", [2, -1, 200_000_000, 2**31 - 1])
-def test_a_sample_in_a_shard_that_is_not_listed_is_refused(build, wrong):
+def test_a_key_that_is_a_path_is_refused_when_it_is_read(build):
     folder = build()
-    change_index(folder, "shard", [0, 0, 0, 1, wrong])
-    with pytest.raises(ShardError, match=rf"expected numbers of 2 shards, found {wrong}: .*index\.arrow$"):
-        ShardIndex.open(folder)
+    change_index(folder, "key", ["../0", "a", "b", "c", "d"])
+    with pytest.raises(ShardError, match=r"expected a key like .*, found '\.\./0': .*000000\.tar"):
+        ShardIndex.open(folder).read(0)
 
 
-def test_the_first_shard_with_another_number_of_samples_is_named(build):
+def test_a_damaged_row_leaves_those_of_other_blocks_readable(vast):
+    shards = np.arange(131_080) // 65_540
+    shards[513] = 77
+    change_index(vast, "shard", shards)
+    index = ShardIndex.open(vast)
+    assert index.key(511) == "vast-511"
+    with pytest.raises(ShardError, match=r"found shard 77: vast-513, .*000000\.tar, by index\.arrow"):
+        index.key(512)
+
+
+def test_an_index_that_is_cut_short_after_it_was_opened_is_named(vast):
+    index = ShardIndex.open(vast)
+    os.truncate(vast / "index.arrow", 100_000)
+    with pytest.raises(ShardError, match=r"expected 4096 bytes at byte [0-9]+, found 0: .*index\.arrow"):
+        index.entry(70_000)
+
+
+def test_a_shard_that_is_cut_short_after_the_index_was_opened_is_named(build):
+    index = ShardIndex.open(build())
+    os.truncate(index.folder / "000001.tar", 0)
+    with pytest.raises(ShardError, match=r"expected a shard of 10240 bytes, found 0: .*000001\.tar"):
+        index.read(4)
+
+
+def test_an_index_that_is_replaced_is_read_as_it_was_opened(vast):
+    index = ShardIndex.open(vast)
+    write_index_tables(vast, [rows(3)])
+    assert index.key(131_079) == "vast-131079"
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_compressed_index_is_refused(vast, codec):
+    table = pa.ipc.open_file(vast / "index.arrow").read_all()
+    with pa.ipc.new_file(vast / "index.arrow", SCHEMA, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table, max_chunksize=65_536)
+    with pytest.raises(ShardError, match=r"expected [0-9]+ bytes of key in the file, found .*index\.arrow"):
+        ShardIndex.open(vast)
+
+
+def test_an_index_in_other_record_batches_is_refused(vast):
+    table = pa.ipc.open_file(vast / "index.arrow").read_all()
+    with pa.ipc.new_file(vast / "index.arrow", SCHEMA) as writer:
+        writer.write_table(table, max_chunksize=1000)
+    with pytest.raises(ShardError, match=r"expected batches of 65536 rows, found 1000 after 1000 in 1: .*index\.arrow"):
+        ShardIndex.open(vast)
+
+
+def test_an_index_with_gaps_is_refused(build):
     folder = build()
-    change_index(folder, "shard", [0, 0, 1, 1, 1])
-    with pytest.raises(ShardError, match=r"expected 3 samples in 000000\.tar, found 2: .*index\.arrow$"):
+    table = pa.ipc.open_file(folder / "index.arrow").read_all()
+    at = SCHEMA.get_field_index("boxes")
+    table = table.set_column(at, SCHEMA.field(at), pa.array([1, None, 1, 1, 1], pa.int32()))
+    with pa.ipc.new_file(folder / "index.arrow", SCHEMA) as writer:
+        writer.write_table(table)
+    with pytest.raises(ShardError, match=r"expected a number in every row of boxes, found gaps: .*index\.arrow"):
         ShardIndex.open(folder)
+
+
+def test_shards_of_other_sizes_than_the_dataset_s_are_refused(build):
+    folder = build()
+    shards = json.loads((folder / "dataset.json").read_text())["shards"]
+    change_dataset(folder, shards=[shards[0], {**shards[1], "samples": 3}])
+    with pytest.raises(ShardError, match=r"expected 5 samples in its shards, found 6: .*dataset\.json"):
+        ShardIndex.open(folder)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
+def test_a_damaged_index_is_a_shard_error_or_other_numbers(index_of_pets, flips):
+    folder, data = index_of_pets
+    damaged = bytearray(data)
+    for at, change in flips:
+        damaged[at % len(data)] ^= change
+    with suppress(ShardError):
+        read_all(folder, damaged)
+
+
+@pytest.fixture
+def index_of_pets(build):
+    folder = build()
+    return folder, (folder / "index.arrow").read_bytes()
+
+
+def read_all(folder, data):
+    """Everything that an index of these bytes says."""
+    (folder / "index.arrow").unlink()
+    (folder / "index.arrow").write_bytes(data)
+    index = ShardIndex.open(folder)
+    for i in range(len(index)):
+        index.read(i)
+    index.check()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -46,18 +47,23 @@ def test_a_plan_is_a_run_of_positions(stream):
     assert take(stream, 2, 100, batch=6, rank=1, world=3) == [Plan((102, 103), 16), Plan((108, 109), 16)]
 
 
+def lengthen(folder, times):
+    """The dataset, of whose texts the index says that they are so many times as long."""
+    index = ShardIndex.open(folder)
+    entries = [index.entry(i) for i in range(len(index))]
+    write_index(folder, [replace(entry, tokens=tuple(times * n for n in entry.tokens)) for entry in entries])
+    return ShardIndex.open(folder)
+
+
 def test_a_bucket_fits_the_longest_text_shown(build):
-    folder = build("pets", (3,))  # texts of 4, 5 and 7 tokens
-    long = ShardIndex.open(folder)
-    long._tokens[0].values = long._tokens[0].values * 10
+    long = lengthen(build("pets", (3,)), 10)  # texts of 4, 5 and 7 tokens
     mixture = Mixture({"pets": 1.0}, {"pets": long.shard_sizes}, 0)
     plan = take(Stream({"pets": long}, mixture, texts_per_image=4), 1, batch=3)[0]
     assert plan.text_bucket == 128
 
 
 def test_a_bucket_never_passes_the_most_tokens_allowed(build):
-    index = ShardIndex.open(build("pets", (3,)))
-    index._tokens[0].values = index._tokens[0].values * 30
+    index = lengthen(build("pets", (3,)), 30)
     mixture = Mixture({"pets": 1.0}, {"pets": index.shard_sizes}, 0)
     plan = take(Stream({"pets": index}, mixture, texts_per_image=4, max_tokens=64), 1, batch=3)[0]
     assert plan.text_bucket == 64
