@@ -62,7 +62,7 @@ def kill_at(work: Work, moment: int) -> None:
 
 
 def rounds(work: Work, kills: int, seed: int = 0) -> Iterator[int]:
-    """Kills the command `kills` times in all; yields, for each run that came to its end after one or more, how many.
+    """Kills the command `kills` times in all; yields, after each run that came to its end in spite of some, how many.
 
     The command is started on what the one before left, each time with a moment of its own, until it comes to its end;
     then anew on an empty folder.
@@ -83,6 +83,11 @@ def digests(folder: Path, is_left_out: Callable[[str], bool] = lambda path: Fals
     """sha256 of every file under `folder` by its path within, but for those that are left out."""
     found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in found.items() if not is_left_out(name)}
+
+
+def different(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """The files that are missing, beyond what is wanted, or of other bytes."""
+    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
 def _run(work: Work, moment: int | None) -> tuple[int, int]:

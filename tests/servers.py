@@ -21,6 +21,8 @@ class Page:
     etag: str = '"1"'
     """Empty: none is sent."""
     has_ranges: bool = True
+    has_if_range: bool = True
+    """Whether `If-Range` is looked at: else the rest is sent though the page has changed."""
     content_type: str = "application/octet-stream"
     headers: dict[str, str] = field(default_factory=dict)
     has_length: bool = True
@@ -42,6 +44,18 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Hangs up without a word."""
+
+
+@dataclass(frozen=True)
+class Lie:
+    """States a body that is `bytes` longer than it is, or shorter, sends the body, and hangs up."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Redirect:
     """Sends the client elsewhere."""
 
@@ -55,10 +69,12 @@ class WrongBytes:
 
 @dataclass(frozen=True)
 class Slow:
-    """Sends the first byte, then nothing until the test lets go: `server.release.set()`."""
+    """Sends the first `size` bytes, then nothing until the test lets go: `server.release.set()`."""
+
+    size: int = 1
 
 
-Fault = Status | Cut | Redirect | WrongBytes | Slow
+Fault = Status | Cut | Drop | Lie | Redirect | WrongBytes | Slow
 
 
 class Server:
@@ -70,6 +86,8 @@ class Server:
         self.faults: dict[str, list[Fault]] = {}
         """One is used up by each request, in order; then the page is served well."""
         self.requests: list[tuple[str, Message]] = []
+        self.heads: list[str] = []
+        """Paths whose size alone was asked for, by HEAD: these use up no fault and are not among `requests`."""
         self.release = threading.Event()
 
     def url(self, path: str) -> str:
@@ -118,10 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server: Server = self.server.app  # type: ignore[attr-defined]
-        server.requests.append((self.path, self.headers))
-        faults = server.faults.get(self.path)
+        if self.command == "HEAD":
+            server.heads.append(self.path)
+        else:
+            server.requests.append((self.path, self.headers))
+        faults = server.faults.get(self.path) if self.command == "GET" else None
         fault = faults.pop(0) if faults else None
         page = server.pages.get(self.path)
+        if isinstance(fault, Drop):
+            return None
         if isinstance(fault, Status):
             return self._answer(fault.code, fault.headers)
         if isinstance(fault, Redirect):
@@ -134,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = page.body[start:]
         headers = {"Content-Type": page.content_type, **page.headers}
         if page.has_length:
-            headers["Content-Length"] = str(len(body))
+            headers["Content-Length"] = str(len(body) + (fault.bytes if isinstance(fault, Lie) else 0))
         if page.etag:
             headers["ETag"] = page.etag
         if start:
@@ -150,17 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Cut):
             body = body[: fault.size]
         if isinstance(fault, Slow):
-            self.wfile.write(body[:1])
+            self.wfile.write(body[: fault.size])
             self.wfile.flush()
             server.release.wait(10)
-            body = body[1:]
+            body = body[fault.size :]
         self.wfile.write(body)
         return None
 
     def _start(self, page: Page) -> int:
         """First byte asked for: 0 where ranges are not for this server, or the client's beginning is of another page."""
         asked, only_if = self.headers.get("Range"), self.headers.get("If-Range")
-        if not asked or not page.has_ranges or (only_if and only_if != page.etag):
+        if not asked or not page.has_ranges or (only_if and page.has_if_range and only_if != page.etag):
             return 0
         return int(asked.removeprefix("bytes=").split("-")[0])
 
