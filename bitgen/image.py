@@ -12,6 +12,8 @@ from torchvision.transforms.v2.functional import resized_crop
 
 from bitgen.pixels import MAX_PIXELS, DecodeError, rgb
 
+__all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Transform", "decode", "move_boxes", "to_image"]
+
 KEPT_AREA = 0.5
 """A box that keeps less of its area inside a crop is dropped."""
 

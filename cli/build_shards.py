@@ -6,17 +6,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from bitgen.training.phases import Phase, Preset, configure
 from cli.arguments import check_sources, parse, positive
 from pipeline.build import BuildError, Built, Options, build
+from pipeline.examine import Check
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
 from pipeline.holdout import HoldoutError, missing_files
 from pipeline.ledger import summary
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
-from pipeline.workers import WorkerError
+from pipeline.workers import Engine, WorkerError
 from shards.format import ShardError
 from shards.index import DATASET
 from shards.verify import verify
@@ -66,6 +68,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PX",
         help="shrink larger images to this (default: bytes as they came)",
     )
+    parser.add_argument(
+        "--check",
+        choices=get_args(Check),
+        default="whole",
+        help="decode every byte of an image before it goes in (whole, the default), or read its header only (faster;"
+        " damage stays unseen, and no image is compared with the evaluation images by its look)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=get_args(Engine),
+        default="local",
+        help="worker processes here (local, the default), or the CPUs of a Ray cluster that shares the data folder",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and end")
     parser.add_argument(
         "--verify", action="store_true", help="build nothing: read all that is built, compare every digest, and end"
@@ -88,7 +103,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     built: list[Built] = []
-    for each in build(manifests, options.data, wanted, Options(options.limit, options.shorter_side, options.workers)):
+    how = Options(options.limit, options.shorter_side, options.workers, options.engine, options.check)
+    for each in build(manifests, options.data, wanted, how):
         built.append(each)
         print(_line(each), file=sys.stderr)
     print(summary({each.dataset["name"]: each.dataset["counts"] for each in built}))

@@ -1,54 +1,54 @@
 """THE LOOP: sources -> candidates -> hold-out -> image bytes -> shards; every row ends in the ledger with one outcome.
 
-A source is built in two passes over chunks of `samples_per_shard` candidates, by worker processes. The first looks at
-every image (`pipeline/survey.py`); between the two it is decided which candidates go in; the second writes a shard per
-chunk. What a chunk's pass has made stays in `.parts/` until the dataset is finished, so a killed build goes on there.
+Worker processes make a shard of each chunk of `samples_per_shard` candidates (`pipeline/chunks.py`). When all are
+there it is decided which samples show an evaluation image or have a double (`pipeline/decide.py`); the shards in which
+that changes something are written again, the others stand as they are (`pipeline/write.py`). All of it waits in
+`.parts/` until the dataset is finished, so a killed build goes on there.
 """
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bitgen.progress import progress
-from pipeline.annotations import OPTIONS, READERS
-from pipeline.chunks import PARTS, chunks, part_path, unlisted
-from pipeline.decide import Plan, decide, ledger_lines
+from pipeline.chunks import PARTS, chunks, ending, fill, note_of, part_path
+from pipeline.decide import Plan, decide
+from pipeline.examine import Check
 from pipeline.fetch import digest_of
-from pipeline.files import locked, read_json, write_json
+from pipeline.files import locked, read_json
 from pipeline.finished import (
     IMAGES,
     STAMPS,
     compared_otherwise,
     evaluation_folders,
+    finish,
+    first_bytes,
     is_unchanged,
     read_images,
-    write_images,
-    write_stamps,
 )
-from pipeline.holdout import BlockList, Looks, block_list, check_files
-from pipeline.ledger import LEDGER, refused, write_ledger
+from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
+from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
-from pipeline.nearest import hint
-from pipeline.rows import Candidate
-from pipeline.survey import survey
-from pipeline.workers import Workers
-from pipeline.write import ShardDone, shard_tasks, write_shard
+from pipeline.reading import known_ids, read
+from pipeline.workers import Engine, LocalWorkers, RayWorkers, workers_of
+from pipeline.write import shard_tasks, write_shard
 from shards.format import FORMAT_VERSION, ShardError
-from shards.index import DATASET, ShardIndex, write_index
+from shards.index import DATASET, ShardIndex
 
 log = logging.getLogger(__name__)
 
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Raised when the same files give other shards."""
 
 
@@ -65,6 +65,11 @@ class Options:
     shorter_side_px: int | None = None
     """Images with a longer shorter side are shrunk to it."""
     workers: int = 1
+    """Processes of this machine."""
+    engine: Engine = "local"
+    """`ray`: the CPUs of a Ray cluster in their place."""
+    check: Check = "whole"
+    """How much of an image is looked at before it goes in."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class Others:
     blocked: BlockList
     looks: Looks
     """Of every evaluation set on disk, whichever manifest made it; complete before a source to train on is built."""
-    digests: set[str]
-    """Of all images of the sources before it."""
+    firsts: list[NDArray[np.uint64]]
+    """Of each dataset before it, `pipeline.finished.first_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,20 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     The hold-out rule covers all of `manifests`, whichever sources are wanted. Raises `BuildError`, and the errors of
     the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
     """
+    if options.engine == "ray":
+        data = data.absolute()  # its workers have working directories of their own
+    if options.check == "header":
+        log.warning(
+            "only headers are read: damage stays unseen, and no image is compared with evaluation images by look"
+        )
     raw, shards = data / "raw", data / "shards"
     manifests = list({manifest.path.resolve(): manifest for manifest in manifests}.values())
     _check_distinct(manifests)
-    with locked(shards), Workers(options.workers) as workers:
+    with locked(shards), workers_of(options.engine, options.workers) as workers:
         log.info("reading annotations for the hold-out rule")
-        blocked = block_list(manifests, raw, lambda source: read(source, raw))
+        blocked = block_list(manifests, raw, lambda source: known_ids(source, raw))
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
-        others = Others(manifests, blocked, Looks(), set())
+        others = Others(manifests, blocked, Looks(), [])
         sources = [source for manifest in manifests for source in manifest.sources]
         for source in (s for s in sources if s.role == "eval"):
             folder = shards / source.dataset
@@ -111,13 +122,12 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
                 yield _build_source(source, raw, folder, others, options, workers)
             elif not (folder / DATASET).exists():
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
-            others.digests.update(image.sha256 for image in read_images(folder))
         _add_evaluation_images(others, shards)
         for source in (s for s in sources if s.role == "train"):
             folder = shards / source.dataset
             if source in wanted:
                 yield _build_source(source, raw, folder, others, options, workers)
-            others.digests.update(image.sha256 for image in read_images(folder))
+            others.firsts.append(first_bytes(folder))
         for name in compared_otherwise(shards, others.looks.sha256):
             log.warning("%s was compared with other evaluation images than are there now: build it again", name)
 
@@ -148,27 +158,12 @@ def _add_evaluation_images(others: Others, shards: Path) -> None:
             log.warning("%s has no %s: training images are not compared with its pixels", name, IMAGES)
         for image in read_images(folder):
             others.looks.add(image.sha256, image.look, f"{name} {image.key}")
-            others.digests.add(image.sha256)
+        others.firsts.append(first_bytes(folder))
 
 
-def read(source: Source, raw: Path) -> Iterator[Candidate]:
-    """The candidates of `source`. Raises `BuildError` for a reader, or an option of it, that there is not."""
-    if source.reader not in READERS:
-        near = hint(source.reader, READERS)
-        raise BuildError(f"expected a reader of {', '.join(READERS)}, found {source.reader!r}{near}: {source.dataset}")
-    known = OPTIONS.get(source.reader, {})
-    for name, value in source.options.items():
-        if name not in known:
-            expected = f"options of reader {source.reader} ({', '.join(known) or 'it takes none'})"
-            raise BuildError(f"expected {expected}, found {name!r}{hint(name, known)}: {source.dataset}")
-        if type(value) is not known[name]:
-            raise BuildError(
-                f"expected option {name} of type {known[name].__name__}, found {value!r}: {source.dataset}"
-            )
-    return READERS[source.reader](source, raw / source.manifest)
-
-
-def _build_source(source: Source, raw: Path, folder: Path, others: Others, options: Options, workers: Workers) -> Built:
+def _build_source(
+    source: Source, raw: Path, folder: Path, others: Others, options: Options, workers: LocalWorkers | RayWorkers
+) -> Built:
     _check_own(source, folder)
     check_files(source, others.manifests, raw)
     locate = locate_for(source, raw)
@@ -176,51 +171,73 @@ def _build_source(source: Source, raw: Path, folder: Path, others: Others, optio
     if dataset := _finished(folder, inputs, locate):
         return Built(folder, dataset, is_new=False)
 
-    # First pass: every image is opened, by the workers.
+    # Every image is opened and written, by the workers.
     parts: list[Path] = []
-    with progress(f"{source.dataset}: looking", None, "images") as bar:
+    with progress(f"{source.dataset}: writing", None, "images") as bar:
         candidates = itertools.islice(read(source, raw), options.limit)
-        for done in workers.each(survey, chunks(source, candidates, folder, others.blocked, locate)):
+        how = options.shorter_side_px, options.check
+        for done in workers.each(fill, chunks(source, candidates, folder, others.blocked, locate, *how)):
             parts.append(part_path(folder, len(parts)))
             bar.update(done)
-
-    for name in unlisted(parts, raw) if source.role == "train" else ():
+    notes = [note_of(part) for part in parts]
+    for name in (
+        missing_lists({kind for note in notes for kind in note["kinds"]}, raw) if source.role == "train" else ()
+    ):
         log.warning("%s: some of its ids may be of %s, which is not on disk and so not held out", source.dataset, name)
 
-    # Between the passes: what goes in, and the ledger.
+    # What of it goes in, and the ledger.
     plan = decide(parts, others.looks if source.role == "train" else None)
     with progress(f"{source.dataset}: ledger", None, "rows"):
-        counts = write_ledger(folder / PARTS, ledger_lines(parts, plan, source.name))
+        ends = ((n, plan.changes[n].ends if n in plan.changes else {}) for n in range(len(parts)))
+        ledgers = ((ending(parts[n], ".ledger.parquet"), each) for n, each in ends)
+        counts = join_ledgers(folder / PARTS / LEDGER, ledgers)
     _check_counts(source, counts, plan, folder / PARTS)
 
     # What an earlier build left stays good up to here, whatever fails.
     (folder / DATASET).unlink(missing_ok=True)
     os.replace(folder / PARTS / LEDGER, folder / LEDGER)
-
-    # Second pass: a shard per chunk that has samples, by the workers.
-    tasks = shard_tasks(folder, parts, plan, source.orientation == "apply", options.shorter_side_px)
-    written: list[ShardDone] = []
-    with progress(f"{source.dataset}: writing", len(plan.images), "images") as bar:
-        for shard in workers.each(write_shard, tasks):
-            written.append(shard)
-            bar.update(shard.listed["samples"])
-    dataset = _finish(
+    written = list(workers.each(write_shard, shard_tasks(folder, parts, plan)))
+    counted = _counted(source, counts, plan, sum(note["candidates"] for note in notes))
+    published = {} if options.limit else dict(source.published)
+    for what, count in published.items():
+        if counted[what] != count:
+            log.warning("%s: expected %s %s as published, found %s", source.dataset, count, what, counted[what])
+    dataset = finish(
         source,
         folder,
         parts,
         written,
-        plan,
         {
             "inputs": inputs,
             "holdout_sha256": others.blocked.sha256,
             **({"looks_sha256": others.looks.sha256} if source.role == "train" else {}),
             "counts": dict(sorted(counts.items())),
-            "duplicates_across_sources": sum(image.sha256 in others.digests for image in plan.images),
+            "counted": counted,
+            "published": published,
+            "duplicates_across_sources": _seen_before(plan.firsts, others.firsts),
             "sample_side_px": options.shorter_side_px,
+            "check": options.check,
             "limit": options.limit,
         },
     )
     return Built(folder, dataset, is_new=True)
+
+
+def _counted(source: Source, counts: Counter[str], plan: Plan, candidates: int) -> dict[str, int]:
+    """Images and rows as the authors of a dataset count them: of an evaluation set those that can be evaluated on, of
+    a training set all that its annotation files name."""
+    if source.role == "train":
+        return {"images": candidates, "rows": counts.total()}
+    doubles = sum(len(change.dropped) for change in plan.changes.values())
+    return {"images": sum(plan.samples) + doubles, "rows": counts["kept"] + counts["duplicate"]}
+
+
+def _seen_before(firsts: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> int:
+    """How many of the images are in any of the `others`, by 8 bytes of their digests."""
+    seen = np.zeros(len(firsts), bool)
+    for each in others:
+        seen |= np.isin(firsts, each)
+    return int(seen.sum())
 
 
 def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:
@@ -231,45 +248,8 @@ def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path
             f"expected at most {source.refusal_ceiling:.2%} of the rows refused, found {against.total() / rows:.2%}"
             f" of {rows:,}: {reasons}; row by row in {folder / LEDGER}"
         )
-    if not plan.images:
+    if not sum(plan.samples):
         raise BuildError(f"expected one or more samples, found none, rows {dict(counts)}: {source.dataset}")
-
-
-def _finish(
-    source: Source,
-    folder: Path,
-    parts: Sequence[Path],
-    written: Sequence[ShardDone],
-    plan: Plan,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes the index and, last of all, `dataset.json`; sweeps the folder."""
-    samples = write_index(folder, (entry for shard in written for entry in shard.entries()))
-    write_images(folder, plan.images)
-    write_stamps(folder, parts)
-    dataset = facts | {
-        "format_version": FORMAT_VERSION,
-        "code_version": importlib.metadata.version("bitgen"),
-        "name": source.dataset,
-        "source": source.name,
-        "split": source.split,
-        "phase": source.phase,
-        "role": source.role,
-        "manifest": source.manifest,
-        "licence": source.licence,
-        "reader": source.reader,
-        "rows": sum(facts["counts"].values()),
-        "samples": samples,
-        **{what: sum(shard.totals[what] for shard in written) for what in ("texts", "phrases", "boxes")},
-        "shards": [dict(shard.listed) for shard in written],
-    }
-    current = {shard.listed["file"] for shard in written}
-    for stale in (p for pattern in ("*.tar", "*.partial", ".*.tmp") for p in folder.glob(pattern)):
-        if stale.name not in current:
-            stale.unlink()
-    write_json(folder / DATASET, dataset)
-    shutil.rmtree(folder / PARTS)
-    return dataset
 
 
 def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
@@ -283,6 +263,7 @@ def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
         others.looks.sha256 if source.role == "train" else "",
         options.limit,
         options.shorter_side_px,
+        options.check,
     ]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
 

@@ -1,79 +1,106 @@
-"""Between the passes: which of the surveyed candidates go into the shards, and what the ledger says of each row."""
+"""Between a chunk and its shard: which samples show an evaluation image, or one that an earlier sample has.
 
-from collections.abc import Iterator, Sequence
+What is held of a sample is 16 bytes of a digest and its look, so millions of them fit in memory.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.chunks import ending, read_table
 from pipeline.holdout import Looks
-from pipeline.ledger import Line
-from pipeline.survey import Fate, read_part
+from pipeline.ledger import End
 
 Place = tuple[int, int]
-"""(number of the part, number of the candidate in it)."""
+"""(number of the part, row in it)."""
 
 
-@dataclass(frozen=True)
-class SeenImage:
-    """One image that goes in, as it came."""
+@dataclass
+class Change:
+    """What differs between a part and its shard."""
 
-    key: str
-    sha256: str
-    look: int
+    dropped: set[int] = field(default_factory=set)
+    """Rows that do not go in."""
+    joined: dict[int, list[Place]] = field(default_factory=dict)
+    """By row: later samples of the same bytes, whose texts and ids it takes in."""
+    ends: dict[str, End] = field(default_factory=dict)
+    """By key: what the ledger says of the rows of a dropped sample."""
 
 
 @dataclass
 class Plan:
-    """What goes in, and what `decide` took out."""
+    """What goes in."""
 
-    kept: list[list[int]] = field(default_factory=list)
-    """Of each part: the numbers of the candidates that become samples."""
-    joined: dict[Place, list[str]] = field(default_factory=dict)
-    """Further samples of the same bytes, as JSON, whose texts and ids the kept one takes in."""
-    merged: dict[Place, str] = field(default_factory=dict)
-    """Candidates that were joined to another: its key."""
-    held_out: dict[Place, str] = field(default_factory=dict)
-    """Candidates that show an evaluation image, and how one can tell."""
-    images: list[SeenImage] = field(default_factory=list)
+    samples: list[int]
+    """Of each part: how many."""
+    changes: dict[int, Change]
+    """By number of the part; most have none."""
+    firsts: NDArray[np.uint64]
+    """[samples]: the first 8 bytes of each image's sha256, as it came."""
 
 
 def decide(parts: Sequence[Path], looks: Looks | None) -> Plan:
-    """The plan for surveyed `parts`: evaluation images by `looks` out, equal bytes joined to their first."""
-    plan = Plan()
-    first: dict[str, tuple[Place, str]] = {}
+    """The plan for `parts`: evaluation images by `looks` out, equal bytes joined to their first."""
+    changes: dict[int, Change] = {}
+    counts, digests = [], [np.empty((0, 2), np.uint64)]
     for number, part in enumerate(parts):
-        plan.kept.append([])
-        for place, fate in enumerate(read_part(part)):
-            sample = fate.candidate.sample
-            if fate.outcome != "kept":
-                continue
-            if looks is not None and (match := looks.match(fate.sha256, fate.look)):
-                plan.held_out[number, place] = match
-            elif fate.sha256 in first:
-                where, key = first[fate.sha256]
-                plan.merged[number, place] = key
-                plan.joined.setdefault(where, []).append(sample.to_json())
-            else:
-                first[fate.sha256] = (number, place), sample.key
-                plan.kept[number].append(place)
-                plan.images.append(SeenImage(sample.key, fate.sha256, fate.look))
-    return plan
+        table = read_table(ending(part, ".arrow"))
+        came = [each.as_py() for each in table.column("came")]
+        counts.append(table.num_rows)
+        digests.append(np.frombuffer(b"".join(came), ">u8").reshape(-1, 4)[:, :2].astype(np.uint64))
+        if looks is None:
+            continue
+        for row, (digest, look) in enumerate(zip(came, table.column("look").to_pylist(), strict=True)):
+            if match := looks.match(digest.hex(), look):
+                change = changes.setdefault(number, Change())
+                change.dropped.add(row)
+                change.ends[table.column("key")[row].as_py()] = None, "held_out", match
+    all_digests, starts = np.concatenate(digests), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    is_in = np.ones(len(all_digests), bool)
+    for number, change in changes.items():
+        is_in[starts[number] + np.array(sorted(change.dropped), np.int64)] = False
+    doubles = _doubles(all_digests, is_in)
+    keys = _keys(parts, {_place(each, starts) for pair in doubles for each in pair})
+    for place, first in doubles:
+        is_in[place] = False
+        _join(changes, _place(place, starts), _place(first, starts), keys)
+    samples = [int(is_in[a:b].sum()) for a, b in pairwise(starts)]
+    return Plan(samples, changes, all_digests[is_in, 0])
 
 
-def ledger_lines(parts: Sequence[Path], plan: Plan, source: str) -> Iterator[Line]:
-    """A line for every row of every candidate, in order."""
-    for number, part in enumerate(parts):
-        for place, fate in enumerate(read_part(part)):
-            key, outcome, detail = _end(fate, (number, place), plan)
-            for row in fate.candidate.rows:
-                yield Line(source, row, key, outcome, detail)
-            for refusal in fate.candidate.refused:
-                yield Line(source, refusal.row, None, refusal.reason, refusal.detail)
+def _doubles(digests: NDArray[np.uint64], is_in: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(sample, first sample of the same bytes) of every sample that is in and is not the first, in order."""
+    places = np.flatnonzero(is_in)
+    order = places[np.lexsort((places, digests[places, 1], digests[places, 0]))]
+    same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    group = np.concatenate([[0], np.cumsum(~same)])
+    firsts = order[np.concatenate([[True], ~same])] if len(order) else order
+    again = np.flatnonzero(np.concatenate([[False], same]))
+    return sorted((int(order[i]), int(firsts[group[i]])) for i in again)
 
 
-def _end(fate: Fate, place: Place, plan: Plan) -> tuple[str | None, str, str]:
-    """(key, outcome, detail) of the rows of a candidate."""
-    if place in plan.held_out:
-        return None, "held_out", plan.held_out[place]
-    if place in plan.merged:
-        return plan.merged[place], "duplicate", f"same bytes as {plan.merged[place]}"
-    return fate.candidate.sample.key if fate.outcome == "kept" else None, fate.outcome, fate.detail
+def _place(place: int, starts: NDArray[np.int64]) -> Place:
+    number = int(np.searchsorted(starts, place, side="right")) - 1
+    return number, place - int(starts[number])
+
+
+def _keys(parts: Sequence[Path], places: set[Place]) -> dict[Place, str]:
+    found: dict[Place, str] = {}
+    column, opened = pa.array([]), -1
+    for number, row in sorted(places):
+        if number != opened:
+            column, opened = read_table(ending(parts[number], ".arrow")).column("key"), number
+        found[number, row] = column[row].as_py()
+    return found
+
+
+def _join(changes: dict[int, Change], place: Place, first: Place, keys: dict[Place, str]) -> None:
+    change = changes.setdefault(place[0], Change())
+    change.dropped.add(place[1])
+    change.ends[keys[place]] = keys[first], "duplicate", f"same bytes as {keys[first]}"
+    changes.setdefault(first[0], Change()).joined.setdefault(first[1], []).append(place)

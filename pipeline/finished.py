@@ -1,17 +1,24 @@
 """What a finished dataset keeps beside its shards, and whether the files that it was made of are still the same."""
 
+import importlib.metadata
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pipeline.decide import SeenImage
-from pipeline.files import read_json, replacing
+from pipeline.chunks import PARTS, STAMPS_SCHEMA, ending, read_table, stamp_of
+from pipeline.files import read_json, replacing, write_json
 from pipeline.locate import Locate
-from pipeline.survey import Fate, read_part, stamp_of
-from shards.index import DATASET
+from pipeline.manifest import Source
+from pipeline.write import ShardDone
+from shards.format import FORMAT_VERSION
+from shards.index import DATASET, write_index_tables
 
 IMAGES = "images.parquet"
 """Key, sha256 and look of every image as it came."""
@@ -19,21 +26,86 @@ STAMPS = "stamps.parquet"
 """Every image that was looked for, and the stamp of its file; empty where there was none."""
 
 _IMAGES_SCHEMA = pa.schema([("key", pa.string()), ("sha256", pa.string()), ("look", pa.uint64())])
-_STAMPS_SCHEMA = pa.schema([("image", pa.string()), ("stamp", pa.string())])
 _ROWS = 65536
 
 
-def write_images(folder: Path, images: Sequence[SeenImage]) -> None:
-    """Writes `images.parquet`, whole or not at all."""
-    with replacing(folder / IMAGES) as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(image) for image in images], _IMAGES_SCHEMA), temporary)
+@dataclass(frozen=True)
+class SeenImage:
+    """One image of a dataset, as it came."""
+
+    key: str
+    sha256: str
+    look: int
 
 
-def read_images(folder: Path) -> list[SeenImage]:
+def finish(
+    source: Source, folder: Path, parts: Sequence[Path], written: Sequence[ShardDone], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes what stands beside the shards `written` of `parts` and, last of all, `dataset.json`; sweeps the folder.
+
+    Returns what `dataset.json` says: `facts`, and what there is to say of the source and of its shards.
+    """
+    samples = write_index_tables(folder, (shard.index() for shard in written))
+    _write_images(folder, (read_table(shard.table) for shard in written))
+    _write_stamps(folder, (read_table(ending(part, ".stamps.arrow")) for part in parts))
+    dataset = facts | {
+        "format_version": FORMAT_VERSION,
+        "code_version": importlib.metadata.version("bitgen"),
+        "name": source.dataset,
+        "source": source.name,
+        "split": source.split,
+        "phase": source.phase,
+        "role": source.role,
+        "manifest": source.manifest,
+        "licence": source.licence,
+        "reader": source.reader,
+        "rows": sum(facts["counts"].values()),
+        "samples": samples,
+        **_totals(written),
+        "shards": [shard.listed for shard in written],
+    }
+    current = {shard.listed["file"] for shard in written}
+    for stale in (p for pattern in ("*.tar", "*.partial", ".*.tmp") for p in folder.glob(pattern)):
+        if stale.name not in current:
+            stale.unlink()
+    write_json(folder / DATASET, dataset)
+    shutil.rmtree(folder / PARTS)
+    return dataset
+
+
+def _totals(written: Sequence[ShardDone]) -> dict[str, int]:
+    """Texts, phrases and boxes."""
+    totals = {"texts": 0, "phrases": 0, "boxes": 0}
+    for table in (read_table(shard.table) for shard in written):
+        phrases = table.column("phrases").combine_chunks().flatten()
+        totals["texts"] += len(phrases)
+        totals["phrases"] += int(phrases.to_numpy().sum())
+        totals["boxes"] += int(table.column("boxes").to_numpy().sum())
+    return totals
+
+
+def _write_images(folder: Path, tables: Iterable[pa.Table]) -> None:
+    """Writes `images.parquet` from tables of `pipeline.chunks.PART_SCHEMA`, whole or not at all."""
+    with replacing(folder / IMAGES) as temporary, pq.ParquetWriter(temporary, _IMAGES_SCHEMA) as writer:
+        for table in tables:
+            digests = pa.array([each.as_py().hex() for each in table.column("came")], pa.string())
+            columns = [table.column("key"), digests, table.column("look")]
+            writer.write_table(pa.table(columns, schema=_IMAGES_SCHEMA))
+
+
+def read_images(folder: Path) -> Iterator[SeenImage]:
     """The images of a finished dataset; none where there is no such dataset."""
     if not (folder / DATASET).exists() or not (folder / IMAGES).exists():
-        return []
-    return [SeenImage(**row) for row in pq.read_table(folder / IMAGES).to_pylist()]
+        return
+    with pq.ParquetFile(folder / IMAGES) as file:
+        for batch in file.iter_batches(_ROWS):
+            yield from (SeenImage(*row) for row in zip(*(c.to_pylist() for c in batch.columns), strict=True))
+
+
+def first_bytes(folder: Path) -> NDArray[np.uint64]:
+    """[images], sorted: the first 8 bytes of the digest of every image of a finished dataset."""
+    numbers = (int(image.sha256[:16], 16) for image in read_images(folder))
+    return np.sort(np.fromiter(numbers, np.uint64))
 
 
 def evaluation_folders(shards: Path) -> list[Path]:
@@ -48,12 +120,11 @@ def compared_otherwise(shards: Path, looks_sha256: str) -> list[str]:
     return [name for name, dataset in said.items() if dataset.get("looks_sha256") != looks_sha256]
 
 
-def write_stamps(folder: Path, parts: Iterable[Path]) -> None:
-    """Notes the files that surveyed `parts` were made of, whole or not at all."""
-    with replacing(folder / STAMPS) as temporary, pq.ParquetWriter(temporary, _STAMPS_SCHEMA) as writer:
-        for part in parts:
-            rows = [{"image": f.candidate.image, "stamp": f.stamp} for f in read_part(part) if _was_looked_for(f)]
-            writer.write_table(pa.Table.from_pylist(rows, _STAMPS_SCHEMA))
+def _write_stamps(folder: Path, tables: Iterable[pa.Table]) -> None:
+    """Notes the files that a dataset was made of, whole or not at all."""
+    with replacing(folder / STAMPS) as temporary, pq.ParquetWriter(temporary, STAMPS_SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def is_unchanged(folder: Path, locate: Locate) -> bool:
@@ -69,7 +140,3 @@ def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _stamp(found: Path | str) -> str:
     return stamp_of(found) if isinstance(found, Path) else ""
-
-
-def _was_looked_for(fate: Fate) -> bool:
-    return bool(fate.file) or fate.outcome not in ("no_text", "held_out")

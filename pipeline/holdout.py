@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from pipeline.manifest import Manifest, Source
-from pipeline.rows import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +36,19 @@ _LISTS = {
 
 _ID = re.compile(r"(coco|vg|flickr):[1-9][0-9]*|(?!coco:|vg:|flickr:)[a-z0-9_-]+:\S+")
 
-# On 1,307 photographs of COCO and Flickr30k no two looks are nearer than 5 bits (853,471 pairs); of the same photographs
-# at a third of the size and JPEG quality 60, 97% stay within 3. So about one photograph in 500 is dropped wrongly.
+LOOK_PX = 128
+"""Sides of the grey image that a look is taken of, at least."""
+# On 1,307 photographs of COCO and Flickr30k no two looks are nearer than 6 bits (853,471 pairs); of the same photographs
+# at a third of the size and JPEG quality 60, 97% stay within 3 (95% where 64 pixels are enough).
 LOOK_DISTANCE = 3
 """Bits of 64 in which two looks may differ and still be of one photograph."""
 FLAT_BITS = 8
 """A look with fewer bits set, or fewer clear, is of a flat image and says nothing."""
 _BANDS = LOOK_DISTANCE + 1  # looks within that distance agree in one of so many bands of 16 bits
+
+
+Ids = tuple[str, ...]
+"""All that one image is known under."""
 
 
 class HoldoutError(Exception):
@@ -67,26 +72,26 @@ class BlockList:
 
 
 def block_list(
-    manifests: Sequence[Manifest], raw: Path, read: Callable[[Source], Iterator[Candidate]], shipped: Path = SHIPPED
+    manifests: Sequence[Manifest], raw: Path, ids_of: Callable[[Source], Iterable[Ids]], shipped: Path = SHIPPED
 ) -> BlockList:
     """The block list of a build under `manifests`, from the annotations under `raw`.
 
     It does not depend on which of their sources are built. Sources to train on that are not downloaded are passed over:
-    what the rule needs of them, another source that is built names in its `needs`. Raises `HoldoutError` naming what
-    is missing, and what `read` raises.
+    what the rule needs of them, another source that is built names in its `needs`. `ids_of` gives the ids of every
+    image of a source. Raises `HoldoutError` naming what is missing, and what `ids_of` raises.
     """
     lists = sorted(shipped.glob("*.txt"))
     if not lists:
         raise HoldoutError(f"expected lists of evaluation images, found none: {shipped}")
     blocked = {i for path in (*lists, *(p for m in manifests for p in m.holdout_lists)) for i in read_ids(path)}
-    linked: set[tuple[str, ...]] = set()
+    linked: set[Ids] = set()
     for source in (s for m in manifests for s in m.sources if s.role == "eval" or s.links):
         if source.role == "train" and missing_files(source, raw):
             log.info("%s is not downloaded: its ids are not in the hold-out rule", source.dataset)
             continue
         check_files(source, manifests, raw)
-        for candidate in read(source):
-            ids = _checked(candidate.sample.ids, candidate.sample.key)
+        for ids in ids_of(source):
+            _checked(ids, f"an image of {source.dataset}")
             if source.role == "eval":
                 blocked.update(ids)
             if len(ids) > 1:
@@ -148,7 +153,7 @@ def read_ids(path: Path) -> list[str]:
     return ids
 
 
-def _checked(ids: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _checked(ids: Ids, where: str) -> Ids:
     # An id that stands for "not known", as -1 or 0, would link photographs that have nothing to do with each other.
     for each in ids:
         if not _ID.fullmatch(each):
@@ -156,7 +161,7 @@ def _checked(ids: tuple[str, ...], where: str) -> tuple[str, ...]:
     return ids
 
 
-def _closed(blocked: set[str], linked: set[tuple[str, ...]]) -> set[str]:
+def _closed(blocked: set[str], linked: set[Ids]) -> set[str]:
     """`blocked` and every id that links lead to from it."""
     closed = set(blocked)
     while more := {i for ids in linked if not closed.isdisjoint(ids) for i in ids} - closed:
@@ -167,10 +172,11 @@ def _closed(blocked: set[str], linked: set[tuple[str, ...]]) -> set[str]:
 def look_of(image: Image.Image) -> int:
     """A 64-bit difference hash: equal, or nearly so, for one photograph at other sizes and qualities.
 
-    The image in grey at 9x8 pixels; a bit per pixel that is darker than its right neighbour, row by row, the first the
-    highest. Source: hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
+    The image, in grey and with sides of `LOOK_PX` or more, at 9x8 pixels; a bit per pixel that is darker than its right
+    neighbour, row by row, the first the highest.
+    Source: hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html
     """
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
+    grey = np.asarray(image.resize((9, 8), Image.Resampling.BILINEAR))
     return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
 
 

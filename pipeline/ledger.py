@@ -1,12 +1,11 @@
 """What became of every row of a source's annotation files: `ledger.parquet`, and its summary."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +25,9 @@ NOT_REFUSED = ("kept", "held_out", "duplicate")
 """Outcomes that say nothing of the quality of a source; all others count against its refusal ceiling."""
 _ROWS = 65536
 
+End = tuple[str | None, str, str]
+"""(key, outcome, detail) of a row."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,16 +43,20 @@ class Line:
 assert [f.name for f in fields(Line)] == SCHEMA.names
 
 
-def write_ledger(folder: Path, lines: Iterable[Line]) -> Counter[str]:
-    """Writes `ledger.parquet` in `folder`, whole or not at all; returns the rows of each outcome."""
-    counts: Counter[str] = Counter()
+def write_ledger(path: Path, lines: Iterable[Line]) -> Counter[str]:
+    """Writes a ledger, whole or not at all; returns the rows of each outcome."""
     source = iter(lines)
-    with replacing(folder / LEDGER) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        while chunk := list(islice(source, _ROWS)):
-            counts.update(line.outcome for line in chunk)
-            columns = [pa.array([getattr(line, f.name) for line in chunk], f.type) for f in SCHEMA]
-            writer.write_table(pa.table(columns, schema=SCHEMA))
-    return counts
+    chunks = iter(lambda: list(islice(source, _ROWS)), [])
+    columns = ([pa.array([getattr(line, f.name) for line in some], f.type) for f in SCHEMA] for some in chunks)
+    return _write(path, (pa.table(each, schema=SCHEMA) for each in columns))
+
+
+def join_ledgers(path: Path, parts: Iterable[tuple[Path, Mapping[str, End]]]) -> Counter[str]:
+    """Writes the ledgers of `parts` as one, whole or not at all; returns the rows of each outcome.
+
+    With each goes what has been decided since of the samples in it: by key, the new end of all the sample's rows.
+    """
+    return _write(path, (_changed(pq.read_table(part, schema=SCHEMA), changes) for part, changes in parts))
 
 
 def read_ledger(folder: Path) -> Iterator[Line]:
@@ -67,6 +73,30 @@ def refused(counts: Counter[str]) -> Counter[str]:
 
 def summary(counts_by_dataset: dict[str, dict[str, int]]) -> str:
     """A table of rows by outcome, a line per dataset, the most frequent outcome first."""
+    import pandas as pd  # a third of a second that worker processes do not spend
+
     table = pd.DataFrame.from_dict(counts_by_dataset, orient="index").fillna(0).astype("int64")
     order = table.sum().sort_values(ascending=False, kind="stable").index
     return table[order].rename_axis("rows of").reset_index().to_string(index=False)
+
+
+def _write(path: Path, tables: Iterable[pa.Table]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            for each in table.column("outcome").value_counts().to_pylist():
+                counts[each["values"]] += each["counts"]
+            writer.write_table(table)
+    return counts
+
+
+def _changed(table: pa.Table, changes: Mapping[str, End]) -> pa.Table:
+    if not changes:
+        return table
+    keys = table.column("key").to_pylist()
+    old = zip(keys, table.column("outcome").to_pylist(), table.column("detail").to_pylist(), strict=True)
+    new = [changes.get(end[0], end) if end[0] is not None else end for end in old]
+    for name, values in zip(("key", "outcome", "detail"), zip(*new, strict=True), strict=True):
+        place = SCHEMA.get_field_index(name)
+        table = table.set_column(place, SCHEMA.field(place), pa.array(values, pa.string()))
+    return table

@@ -1,110 +1,113 @@
-"""The second pass of a build: one shard from one surveyed part."""
+"""A decided part becomes a shard: as it is, or, where something of it is left out or joined, written again."""
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import mmap
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import pyarrow as pa
 
+from bitgen.disk import room_for, sync
 from bitgen.record import Sample
+from pipeline.chunks import PART_SCHEMA, ending, note_of, read_table, write_table
 from pipeline.decide import Plan
 from pipeline.files import read_json, write_json
-from pipeline.survey import Fate, inputs_of, is_turned, open_image, read_part
-from shards.format import Entry, ShardError, ShardWriter, shard_name
+from shards.format import Entry, ShardWriter, read_members, read_sample, shard_name, shard_number
+from shards.index import SCHEMA
 
-JPEG_QUALITY = 95
+_TABLE, _NOTE = ".shard.arrow", ".shard.json"
+"""Endings of what a shard that was written again leaves beside its part."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to write."""
+    """One shard to make of a part."""
 
     part: Path
     path: Path
-    """Of the shard; beside `part` it is noted that it is done."""
-    kept: tuple[int, ...]
-    """Which of the part's candidates go in."""
-    joined: Mapping[int, tuple[str, ...]]
-    """Samples of other candidates, as JSON, whose texts and ids a kept one takes in."""
-    apply_orientation: bool
-    shorter_side_px: int | None
+    """Of the shard."""
+    dropped: frozenset[int]
+    """Rows of the part that do not go in."""
+    joined: tuple[tuple[int, tuple[tuple[Path, int], ...]], ...]
+    """(row, (part, row) of the later samples whose texts and ids it takes in)."""
 
     @property
     def sha256(self) -> str:
         """Of all that the shard depends on."""
-        said = [
-            inputs_of(self.part),
-            self.path.name,
-            self.kept,
-            self.joined,
-            self.apply_orientation,
-            self.shorter_side_px,
-        ]
+        joined = [[row, [[note_of(part)["inputs"], other] for part, other in others]] for row, others in self.joined]
+        said = [note_of(self.part)["inputs"], sorted(self.dropped), joined]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard on disk, and the note beside its part that says so."""
+    """A shard on disk."""
 
-    note: Path
-    listed: Mapping[str, Any]
+    listed: dict[str, Any]
     """As `dataset.json` lists it: file, samples, bytes, sha256."""
-    totals: Mapping[str, int]
-    """Texts, phrases and boxes in it."""
+    table: Path
+    """Its samples in order, with the columns of `pipeline.chunks.PART_SCHEMA`."""
 
-    def entries(self) -> Iterator[Entry]:
-        """Its rows of the index, from the note: those of all shards need not be in memory at once."""
-        for entry in (read_json(self.note) or {})["entries"]:
-            yield Entry(**entry | {"tokens": tuple(entry["tokens"]), "phrases": tuple(entry["phrases"])})
+    def index(self) -> pa.Table:
+        """Its rows of the index."""
+        table, column = read_table(self.table).select(SCHEMA.names), SCHEMA.get_field_index("shard")
+        number = pa.array([shard_number(self.listed["file"])] * table.num_rows, SCHEMA.field(column).type)
+        return table.set_column(column, SCHEMA.field(column), number)
 
 
-def shard_tasks(
-    folder: Path, parts: Sequence[Path], plan: Plan, apply_orientation: bool, shorter_side_px: int | None
-) -> Iterator[ShardTask]:
-    """A task for every surveyed part that has samples, in order."""
-    with_samples = [number for number, kept in enumerate(plan.kept) if kept]
+def shard_tasks(folder: Path, parts: Sequence[Path], plan: Plan) -> Iterator[ShardTask]:
+    """A task for every part that has samples left, in order."""
+    with_samples = [number for number, samples in enumerate(plan.samples) if samples]
     for shard, number in enumerate(with_samples):
-        yield ShardTask(
-            parts[number],
-            folder / shard_name(shard),
-            tuple(plan.kept[number]),
-            {place: tuple(plan.joined[number, place]) for place in plan.kept[number] if (number, place) in plan.joined},
-            apply_orientation,
-            shorter_side_px,
-        )
+        dropped, joined = frozenset[int](), {}
+        if change := plan.changes.get(number):
+            dropped, joined = frozenset(change.dropped), change.joined
+        others = tuple((row, tuple((parts[n], r) for n, r in joined[row])) for row in sorted(joined))
+        yield ShardTask(parts[number], folder / shard_name(shard), dropped, others)
 
 
 def write_shard(task: ShardTask) -> ShardDone:
-    """Writes the shard of `task`, unless that was done before.
+    """Makes the shard of `task`, unless that was done before. Raises `OSError` as it comes from the disk."""
+    return _written_again(task) if task.dropped or task.joined else _linked(task)
 
-    Raises `ShardError` where an image is no longer what the survey saw, `OSError` as it comes from the disk.
-    """
-    note = task.part.with_name(f"{task.path.name}.json")
-    if (done := _noted(note, task)) is not None:
-        return done
+
+def _written_again(task: ShardTask) -> ShardDone:
+    note, table, inputs = ending(task.part, _NOTE), ending(task.part, _TABLE), task.sha256
+    known = read_json(note)
+    if known is None or known["task"] != inputs or not _is_there(task.path, known["listed"]):
+        known = {"task": inputs, "listed": _copy(task, table)}
+        write_json(note, known)
+    return ShardDone(known["listed"], table)
+
+
+def _is_there(path: Path, listed: dict[str, Any]) -> bool:
+    return listed["file"] == path.name and path.exists() and path.stat().st_size == listed["bytes"]
+
+
+def _copy(task: ShardTask, table: Path) -> dict[str, Any]:
+    """Writes the shard from the part's and, as `table`, its samples; returns how `dataset.json` lists it."""
+    joined, rows = dict(task.joined), read_table(ending(task.part, ".arrow")).to_pylist()
     entries: list[Entry] = []
-    with ShardWriter(task.path) as shard:
-        for place, fate in _kept(task):
-            sample = fate.candidate.sample
-            size = (sample.width, sample.height)
-            image, size = stored_bytes(_read(fate), size, task.apply_orientation, task.shorter_side_px)
-            sample = join(sample, [Sample.from_json(line) for line in task.joined.get(place, ())])
-            digest = hashlib.sha256(image).hexdigest()
-            entries.append(shard.add(replace(sample, width=size[0], height=size[1], sha256=digest), image))
-    listed = {"file": task.path.name, "samples": len(entries), "bytes": shard.size_bytes, "sha256": shard.sha256}
-    totals = {
-        "texts": sum(len(entry.tokens) for entry in entries),
-        "phrases": sum(sum(entry.phrases) for entry in entries),
-        "boxes": sum(entry.boxes for entry in entries),
-    }
-    said = {"task": task.sha256, "listed": listed, "totals": totals, "entries": [asdict(entry) for entry in entries]}
-    write_json(note, said)
-    return ShardDone(note, listed, totals)
+    kept = [row for row in range(len(rows)) if row not in task.dropped]
+    with ShardWriter(task.path) as shard, _opened(task.part) as tar:
+        for row in kept:
+            entry, where = _entry(rows[row]), str(task.part)
+            if row not in joined:
+                entries.append(shard.copy(entry, *read_members(tar, entry, where)))
+                continue
+            sample, image = read_sample(tar, entry, where)
+            entries.append(shard.add(join(sample, [_sample(*place) for place in joined[row]]), image))
+    looks = [rows[row] for row in kept]
+    columns = [pa.array([getattr(entry, f.name) for entry in entries], f.type) for f in SCHEMA]
+    columns += [pa.array([each[f.name] for each in looks], f.type) for f in list(PART_SCHEMA)[len(SCHEMA) :]]
+    write_table(table, pa.table(columns, schema=PART_SCHEMA))
+    return {"file": task.path.name, "samples": len(entries), "bytes": shard.size_bytes, "sha256": shard.sha256}
 
 
 def join(sample: Sample, others: list[Sample]) -> Sample:
@@ -114,43 +117,43 @@ def join(sample: Sample, others: list[Sample]) -> Sample:
     return replace(sample, texts=tuple(texts), ids=tuple(sorted(ids))) if others else sample
 
 
-def stored_bytes(
-    data: bytes, size: tuple[int, int], apply_orientation: bool, shorter_side_px: int | None
-) -> tuple[bytes, tuple[int, int]]:
-    """What goes into a shard of an image of (upright) `size`, and its size there: `data`, unless turned or shrunk.
-
-    What is re-encoded is so once, as a JPEG of quality `JPEG_QUALITY`.
-    """
-    is_large = min(size) > (side_px := shorter_side_px or min(size))
-    if not is_large and not (apply_orientation and is_turned(data)):
-        return data, size
-    image = open_image(data, apply_orientation)
-    if is_large:
-        scale = side_px / min(size)
-        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=JPEG_QUALITY)
-    return encoded.getvalue(), size
+def _sample(part: Path, row: int) -> Sample:
+    entry = _entry(read_table(ending(part, ".arrow")).slice(row, 1).to_pylist()[0])
+    with _opened(part) as tar:
+        return read_sample(tar, entry, str(part))[0]
 
 
-def _noted(note: Path, task: ShardTask) -> ShardDone | None:
-    """The shard as an earlier build left it, None where it has to be written."""
-    known = read_json(note)
-    if known is None or known["task"] != task.sha256 or not task.path.exists():
-        return None
-    if task.path.stat().st_size != known["listed"]["bytes"]:
-        return None
-    return ShardDone(note, known["listed"], known["totals"])
+def _entry(row: dict[str, Any]) -> Entry:
+    values = {name: row[name] for name in SCHEMA.names}
+    values["tokens"], values["phrases"] = tuple(row["tokens"]), tuple(row["phrases"])
+    return Entry(**values)
 
 
-def _kept(task: ShardTask) -> Iterator[tuple[int, Fate]]:
-    kept = set(task.kept)
-    return ((place, fate) for place, fate in enumerate(read_part(task.part)) if place in kept)
+@contextmanager
+def _opened(part: Path) -> Iterator[mmap.mmap]:
+    with ending(part, ".tar").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
+        yield tar
 
 
-def _read(fate: Fate) -> bytes:
-    data = Path(fate.file).read_bytes()
-    if hashlib.sha256(data).hexdigest() != fate.sha256:
-        raise ShardError(f"expected the image to stay as it was, found it changed while building: {fate.file}")
-    return data
+def _linked(task: ShardTask) -> ShardDone:
+    """The part's own shard under its final name, sharing its bytes where the file system can."""
+    tar, note = ending(task.part, ".tar"), note_of(task.part)
+    table = ending(task.part, ".arrow")
+    listed = {"file": task.path.name, "samples": read_table(table).num_rows, "bytes": note["bytes"]}
+    done = ShardDone(listed | {"sha256": note["sha256"]}, table)
+    if task.path.exists() and task.path.samefile(tar):
+        return done
+    temporary = task.path.with_name(f".{task.path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    with room_for(task.path):
+        try:
+            try:
+                os.link(tar, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(tar, temporary)
+                sync(temporary)
+            os.replace(temporary, task.path)
+            sync(task.path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return done

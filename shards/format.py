@@ -21,8 +21,10 @@ FORMAT_VERSION = 1
 _KEY = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,89}"
 )  # no dot: webdataset cuts a member's name there; 90 + ".json" < 100
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"([0-9]{6})\.tar")
 _BLOCK = 512  # of a tar
+_COPY_BYTES = 16 << 20
 
 
 class ShardError(Exception):
@@ -87,11 +89,12 @@ class _HashedFile:
         self.size = 0
 
     def write(self, data: bytes) -> int:
-        if self.file.closed:
-            return len(data)  # after an error tarfile's stream writes once more, when it is collected
         self.digest.update(data)
         self.size += len(data)
         return self.file.write(data)
+
+    def close(self) -> None:
+        """Called by tarfile, after which the file has still to be synced: closes nothing."""
 
 
 class ShardWriter:
@@ -115,6 +118,8 @@ class ShardWriter:
         self._file = _HashedFile(self._partial)
         # webdataset's own ShardWriter would close an interrupted shard into a valid-looking tar; hence TarWriter.
         self._tar = TarWriter(self._file, user="bitgen", group="bitgen", mtime=0, compress=False, encoder=False)
+        # Straight to the file, a member at a time: the stream in between cuts it into 15 pieces and copies each twice.
+        self._tar.tarstream.fileobj, self._tar.tarstream.copybufsize = self._file, _COPY_BYTES
         return self
 
     def __exit__(
@@ -137,28 +142,35 @@ class ShardWriter:
                     self._partial.unlink(missing_ok=True)
 
     def add(self, sample: Sample, image: bytes) -> Entry:
-        """Append a sample whose `width`, `height` and `sha256` describe `image`.
+        """Append a sample whose `width`, `height` and `sha256` describe `image`: they are taken at their word, and
+        `shards/verify.py` compares them.
 
         Raises `ShardError` where the key is unsafe or already in this shard, the image is neither JPEG, PNG nor WebP,
-        the digest is not the image's, there is no text, or one has no UTF-8 form. Nothing has been written then.
+        there is no digest, size or text, or a text has no UTF-8 form. Nothing has been written then.
         """
-        if _KEY.fullmatch(sample.key) is None or sample.key in self._keys:
-            reason = "a key of its own" if sample.key in self._keys else f"a key like {_KEY.pattern}"
-            raise ShardError(f"expected {reason}, found {sample.key!r}: {self.path}")
-        digest = hashlib.sha256(image).hexdigest()
-        if digest != sample.sha256 or min(sample.width, sample.height) < 1:
+        if _DIGEST.fullmatch(sample.sha256) is None or min(sample.width, sample.height) < 1:
             found = f"{sample.sha256!r}, {sample.width}x{sample.height}"
-            raise ShardError(f"expected digest {digest} and a size in pixels, found {found}: {sample.key}")
+            raise ShardError(f"expected the image's sha256 and size in pixels, found {found}: {sample.key}")
         if not sample.texts:
             raise ShardError(f"expected a text, found none: {sample.key}")
-        extension = image_extension(image)
-        entry = _entry(sample, (self.shard, 0, len(image), 0, 0), extension)  # whatever it refuses, nothing is written
-        record = sample.to_json().encode()
-        image_offset = self._append(sample.key, extension, image)
-        json_offset = self._append(sample.key, "json", record)
-        self._keys.add(sample.key)
+        entry = _entry(sample, (self.shard, 0, len(image), 0, 0), image_extension(image))
+        return self.copy(entry, sample.to_json().encode(), image)
+
+    def copy(self, entry: Entry, record: bytes, image: bytes) -> Entry:
+        """Append a sample of another shard, with the record that it has there; returns its entry here.
+
+        Raises `ShardError` where the key is unsafe or already in this shard.
+        """
+        key = entry.key
+        if _KEY.fullmatch(key) is None or key in self._keys:
+            reason = "a key of its own" if key in self._keys else f"a key like {_KEY.pattern}"
+            raise ShardError(f"expected {reason}, found {key!r}: {self.path}")
+        image_offset = self._append(key, entry.extension, image)
+        json_offset = self._append(key, "json", record)
+        self._keys.add(key)
         self.samples += 1
-        return replace(entry, image_offset=image_offset, json_offset=json_offset, json_size=len(record))
+        places = {"image_offset": image_offset, "json_offset": json_offset, "json_size": len(record)}
+        return replace(entry, shard=self.shard, **places)
 
     def _append(self, key: str, extension: str, data: bytes) -> int:
         """Offset of the data's first byte. One member a call: TarWriter sorts the members of one by extension."""
@@ -192,14 +204,19 @@ def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sam
     Raises `ShardError`, naming `where` and the member, when the key could be a path, when a member leaves the file,
     when the tar header before it bears another name, or when the record is not this sample's.
     """
+    record, image = read_members(shard, entry, where)
+    sample = _record(record, entry.key, where)
+    if len(sample.texts) != len(entry.tokens):
+        raise ShardError(f"expected {len(entry.tokens)} texts in {entry.key}.json, found {len(sample.texts)}: {where}")
+    return sample, image
+
+
+def read_members(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[bytes, bytes]:
+    """The record, as JSON, and the encoded image that `entry` places in `shard`. Raises as `read_sample` does."""
     if _KEY.fullmatch(entry.key) is None:
         raise ShardError(f"expected a key like {_KEY.pattern}, found {entry.key!r}: {where}")
     image = _member(shard, f"{entry.key}.{entry.extension}", entry.image_offset, entry.image_size, where)
-    name = f"{entry.key}.json"
-    sample = _record(_member(shard, name, entry.json_offset, entry.json_size, where), entry.key, where)
-    if len(sample.texts) != len(entry.tokens):
-        raise ShardError(f"expected {len(entry.tokens)} texts in {name}, found {len(sample.texts)}: {where}")
-    return sample, image
+    return _member(shard, f"{entry.key}.json", entry.json_offset, entry.json_size, where), image
 
 
 def _member(shard: bytes | mmap.mmap, name: str, offset: int, size: int, where: str) -> bytes:

@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from bitgen.disk import FullDiskError
-from pipeline.build import BuildError, read
+from pipeline.build import BuildError
+from pipeline.manifest import ManifestError
+from pipeline.reading import read
 from pipeline.crawl import CrawlSettings, crawl
 from pipeline.holdout import HoldoutError
 from pipeline.opener import Manners
-from pipeline.survey import MIN_SIDE_PX
+from pipeline.examine import MIN_SIDE_PX
 from shards.index import ShardIndex
 from tests import worlds
 from tests.servers import Page, Server
@@ -310,7 +312,7 @@ def test_a_missing_annotation_file_stops_the_build(world: "World", paint: Paint)
 
 def test_an_unknown_reader_is_refused_with_the_nearest_name(world: "World", paint: Paint) -> None:
     world.add("train", {1: paint(1)}, reader="cocoa")
-    with pytest.raises(BuildError, match=r"found 'cocoa' \(did you mean 'coco'\?\): coarse/world-train"):
+    with pytest.raises(ManifestError, match=r"found 'cocoa' \(did you mean 'coco'\?\): coarse/world-train"):
         world.build()
 
 
@@ -328,7 +330,7 @@ def test_an_option_that_the_reader_does_not_take_is_refused(
     world: "World", paint: Paint, options: dict[str, object], message: str
 ) -> None:
     world.add("train", {1: paint(1)}, options=options)
-    with pytest.raises(BuildError, match=message):
+    with pytest.raises(ManifestError, match=message):
         world.build()
 
 
@@ -414,7 +416,7 @@ refusal_ceiling = 1.0
 """
 
 
-@pytest.mark.parametrize(("stage", "tasks"), [("survey", 1), ("survey", 3), ("write_shard", 1), ("write_shard", 3)])
+@pytest.mark.parametrize(("stage", "tasks"), [("fill", 1), ("fill", 3), ("write_shard", 1), ("write_shard", 3)])
 def test_a_killed_build_goes_on_to_the_same_bytes(world: "World", paint: Paint, stage: str, tasks: int) -> None:
     source = world.add("train", {i: paint(i) for i in range(1, 9)})
     world.build()

@@ -2,17 +2,15 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from bitgen.record import Sample, Text
 from pipeline.holdout import SHIPPED, BlockList, HoldoutError, Looks, block_list, look_of, read_ids
 from pipeline.manifest import Manifest, Source
-from pipeline.rows import Candidate
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import World
@@ -29,16 +27,11 @@ def blocked(tmp_path: Path, train: list[tuple[str, ...]], evaluation: list[tuple
     """The block list of two sources, whose samples have these ids, beside the shipped list `coco:1`."""
     ids = {"train": train, "val": evaluation}
 
-    def read(source: Source) -> Iterator[Candidate]:
-        for number, each in enumerate(ids[source.split]):
-            sample = Sample(f"s-{number}", "s", source.split, each, 0, 0, "", "", "", (Text("a"),))
-            yield Candidate(sample, "", ("r",))
-
     (tmp_path / "raw/world").mkdir(parents=True, exist_ok=True)
     (tmp_path / "lists").mkdir(exist_ok=True)
     (tmp_path / "lists/a.txt").write_text("coco:1\n")
     manifest = Manifest("world", "", tmp_path / "m.toml", (), (source("train", "train"), source("val", "eval")), ())
-    return block_list([manifest], tmp_path / "raw", read, tmp_path / "lists").ids
+    return block_list([manifest], tmp_path / "raw", lambda each: ids[each.split], tmp_path / "lists").ids
 
 
 def test_every_image_of_an_evaluation_source_is_blocked(tmp_path: Path) -> None:
@@ -60,7 +53,7 @@ def test_links_from_a_shipped_id_are_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["coco:-1", "coco:0", "coco:", "vg:None", "flickr:0", "coco:007", "5"])
 def test_an_id_that_means_nothing_is_refused(tmp_path: Path, id: str) -> None:
-    with pytest.raises(HoldoutError, match=f"expected an id as coco:391895, found '{id}': s-0"):
+    with pytest.raises(HoldoutError, match=f"expected an id as coco:391895, found '{id}': an image of coarse/s-train"):
         blocked(tmp_path, [(id, "vg:4")], [])
 
 
@@ -126,7 +119,7 @@ def test_a_look_is_a_bit_per_rising_step() -> None:
 
 
 def picture(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return Image.open(io.BytesIO(data)).convert("L")
 
 
 def test_a_smaller_copy_of_an_evaluation_image_is_found(paint: Paint) -> None:

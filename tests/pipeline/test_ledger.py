@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.ledger import Line, read_ledger, refused, summary, write_ledger
+from pipeline.ledger import LEDGER, Line, read_ledger, refused, summary, write_ledger
 
 LINES = [
     Line("coco", "a.json#1", "coco-1", "kept", ""),
@@ -16,31 +16,31 @@ LINES = [
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write_ledger(tmp_path, LINES)
+    write_ledger(tmp_path / LEDGER, LINES)
     assert list(read_ledger(tmp_path)) == LINES
 
 
 def test_writing_counts_the_outcomes(tmp_path: Path) -> None:
-    assert write_ledger(tmp_path, LINES) == {"kept": 1, "bad_box": 1, "duplicate": 1}
+    assert write_ledger(tmp_path / LEDGER, LINES) == {"kept": 1, "bad_box": 1, "duplicate": 1}
 
 
 def test_a_ledger_opens_in_pandas(tmp_path: Path) -> None:
-    write_ledger(tmp_path, LINES)
+    write_ledger(tmp_path / LEDGER, LINES)
     table = pd.read_parquet(tmp_path / "ledger.parquet")
     assert list(table.columns) == ["source", "row", "key", "outcome", "detail"]
     assert table["outcome"].tolist() == ["kept", "bad_box", "duplicate"]
 
 
 def test_an_error_on_the_way_leaves_the_old_ledger(tmp_path: Path) -> None:
-    write_ledger(tmp_path, LINES)
+    write_ledger(tmp_path / LEDGER, LINES)
     with pytest.raises(ZeroDivisionError):
-        write_ledger(tmp_path, (LINES[1 // n] for n in (1, 0)))
+        write_ledger(tmp_path / LEDGER, (LINES[1 // n] for n in (1, 0)))
     assert list(read_ledger(tmp_path)) == LINES
     assert [p.name for p in tmp_path.iterdir()] == ["ledger.parquet"]
 
 
 def test_an_empty_ledger_is_a_ledger(tmp_path: Path) -> None:
-    assert write_ledger(tmp_path, []) == {}
+    assert write_ledger(tmp_path / LEDGER, []) == {}
     assert list(read_ledger(tmp_path)) == []
 
 

@@ -129,9 +129,9 @@ def test_an_image_of_another_kind_is_refused(tmp_path, describe):
         write(tmp_path / "000000.tar", [(describe(b"GIF89a"), b"GIF89a")])
 
 
-def test_a_digest_of_other_bytes_is_refused(tmp_path, pets):
-    with pytest.raises(ShardError, match="expected digest"):
-        write(tmp_path / "000000.tar", [(pets[0][0], pets[1][1])])
+def test_a_sample_without_a_digest_is_refused(tmp_path, pets):
+    with pytest.raises(ShardError, match="expected the image's sha256 and size in pixels, found '', 12x8: pets-0"):
+        write(tmp_path / "000000.tar", [(dataclasses.replace(pets[0][0], sha256=""), pets[0][1])])
 
 
 def test_a_sample_without_a_text_is_refused(tmp_path, photograph, describe):
