@@ -74,7 +74,15 @@ class Slow:
     size: int = 1
 
 
-Fault = Status | Cut | Drop | Lie | Redirect | WrongBytes | Slow
+@dataclass(frozen=True)
+class Together:
+    """Sends the page once so many requests have been waiting at the same time, or after `wait_s`."""
+
+    requests: int
+    wait_s: float = 10.0
+
+
+Fault = Status | Cut | Drop | Lie | Redirect | WrongBytes | Slow | Together
 
 
 class Server:
@@ -89,6 +97,10 @@ class Server:
         self.heads: list[str] = []
         """Paths whose size alone was asked for, by HEAD: these use up no fault and are not among `requests`."""
         self.release = threading.Event()
+        self.most_at_once = 0
+        """Requests that were waiting for the end of an answer at the same time."""
+        self.at_once = 0
+        self.changed = threading.Condition()
 
     def url(self, path: str) -> str:
         """`http://127.0.0.1:PORT/path`."""
@@ -136,6 +148,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server: Server = self.server.app  # type: ignore[attr-defined]
+        with server.changed:
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+            server.changed.notify_all()
+        try:
+            self._serve(server)
+        finally:
+            with server.changed:
+                server.at_once -= 1
+
+    def _serve(self, server: Server) -> None:
         if self.command == "HEAD":
             server.heads.append(self.path)
         else:
@@ -145,6 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         page = server.pages.get(self.path)
         if isinstance(fault, Drop):
             return None
+        if isinstance(fault, Together):
+            with server.changed:
+                server.changed.wait_for(lambda: server.most_at_once >= fault.requests, fault.wait_s)
         if isinstance(fault, Status):
             return self._answer(fault.code, fault.headers)
         if isinstance(fault, Redirect):
