@@ -1,12 +1,13 @@
 """Pixels into fractions: the one place where x y w h in pixels becomes a `Box`."""
 
-import math
 from collections.abc import Sequence
 
 from bitgen.record import Box
 
 OVERHANG_PX = 2.0
 """Boxes may stick out of the image by this much, from rounding or from rescaling; they are cut at its edge."""
+_MOST = 1e9
+"""Pixels: no image has more to a side; an int without a bound does not fit into a float."""
 
 
 class RowError(ValueError):
@@ -25,8 +26,8 @@ def fraction_box(bbox: Sequence[float], width: int, height: int) -> Box:
     """
     if width <= 0 or height <= 0:
         raise RowError("bad_box", f"expected an image with a size, found {width}x{height}")
-    if len(bbox) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in bbox):
-        raise RowError("bad_box", f"expected x y w h, found {list(bbox)!r}")
+    if len(bbox) != 4 or not all(map(_is_number, bbox)):
+        raise RowError("bad_box", f"expected x y w h, found {list(bbox)!r:.200}")
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
         raise RowError("bad_box", f"expected a box with an area, found w {w} h {h}")
@@ -38,3 +39,7 @@ def fraction_box(bbox: Sequence[float], width: int, height: int) -> Box:
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
         raise RowError("bad_box", f"expected a box with an area inside {width}x{height}, found {list(bbox)!r}")
     return Box(*corners)
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, int | float) and -_MOST <= found <= _MOST  # also False of NaN

@@ -3,28 +3,33 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.annotations.links import Link, link_candidates
+from pipeline.annotations.links import Link, link_candidates, link_ids
 from pipeline.manifest import Source
 from pipeline.rows import AnnotationError, Candidate
 
 
 def read_cc3m(source: Source, folder: Path) -> Iterator[Candidate]:
     """One candidate per URL, in file order; `image` is the URL. Raises `AnnotationError`."""
-    yield from link_candidates(source, "cc3m", lambda: _links(source, folder))
+    return link_candidates(source, "cc3m", lambda: _links(source, folder))
+
+
+def cc3m_ids(source: Source, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The ids of each of `read_cc3m`'s candidates. Raises `AnnotationError`."""
+    return link_ids(lambda: _links(source, folder))
 
 
 def _links(source: Source, folder: Path) -> Iterator[Link]:
     for name in source.annotations:
         path = folder / name
+        label = f"{path.name}#"
         try:
             with path.open(encoding="utf-8", newline="\n") as file:
                 for number, line in enumerate(file):
-                    caption, tab, url = line.rstrip("\r\n").partition("\t")
+                    caption, tab, url = line.partition("\t")
                     if not tab:
-                        raise AnnotationError(
-                            f"expected caption<TAB>url, found {line[:80]!r}: {path}: line {number + 1}"
-                        )
-                    yield f"{path.name}#{number}", url.strip(), caption
+                        found = line.rstrip("\r\n")[:80]
+                        raise AnnotationError(f"expected caption<TAB>url, found {found!r}: {path}: line {number + 1}")
+                    yield f"{label}{number}", url.strip(), caption
         except OSError as error:
             raise AnnotationError(f"expected a TSV, found {error.strerror or error}: {path}") from error
         except UnicodeDecodeError as error:

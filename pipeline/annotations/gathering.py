@@ -18,6 +18,7 @@ class Gathering:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._texts: list[Text] = []
+        self._seen: dict[str, list[Text]] = {}
         self._rows: list[str] = []
         self._refused: list[Refusal] = []
 
@@ -66,7 +67,9 @@ class Gathering:
             if phrase.stop > len(text):
                 raise RowError("bad_span", f"expected a span within {len(text)} characters, found {phrase.stop}")
         made = Text(text, phrases)
-        if self._source.role == "eval" or made not in self._texts:
+        same = self._seen.setdefault(text, [])
+        if self._source.role == "eval" or made not in same:
+            same.append(made)
             self._texts.append(made)
         self._rows += rows
 
@@ -74,7 +77,11 @@ class Gathering:
 def check_text(text: object) -> str:
     """`text` when there is one. Raises `RowError` as `empty_text`, or as `bad_text` when it has no UTF-8 form."""
     if not isinstance(text, str) or not text.strip():
-        raise RowError("empty_text", f"expected a text, found {text!r}")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise RowError("bad_text", f"expected a text with a UTF-8 form, found lone surrogates: {text[:80]!a}")
+        raise RowError("empty_text", f"expected a text, found {text!r:.200}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            detail = f"expected a text with a UTF-8 form, found lone surrogates: {text[:80]!a}"
+            raise RowError("bad_text", detail) from error
     return text

@@ -16,45 +16,92 @@
 In CSV, `boxes` and `phrases` are JSON. Other columns are ignored.
 """  # noqa: E501 (a table)
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from bitgen.record import Box, Phrase
 from pipeline.annotations.boxes import RowError, fraction_box
-from pipeline.annotations.documents import Row
+from pipeline.annotations.fields import Row
 from pipeline.annotations.gathering import Gathering, check_text
 from pipeline.annotations.ids import coco_id_of_name, ids_of_url
 from pipeline.annotations.links import check_url
+from pipeline.annotations.places import Places, Run
+from pipeline.annotations.table_files import TABLE_FILES, TableFile
 from pipeline.manifest import Source
-from pipeline.rows import AnnotationError, Candidate
+from pipeline.rows import AnnotationError, Candidate, url_hash
 
 _IDS = {"coco_id": "coco", "flickr_id": "flickr", "vg_id": "vg"}
+_ROWS = 20_000
+"""Rows that are in memory at a time, unless one image has more."""
+_Rows = list[tuple[str, Row]]
+"""(label, row) of every row of one image."""
 
 
 def read_table(source: Source, folder: Path) -> Iterator[Candidate]:
     """One candidate per image, in order of its first row. Raises `AnnotationError`."""
-    images: dict[str, list[tuple[str, Row]]] = {}
-    for name in source.annotations:
-        path = folder / name
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise AnnotationError(f"expected a table of {', '.join(_READERS)}, found {path.name}: source {source.name}")
-        try:
-            for number, row in enumerate(reader(path), 1):
-                images.setdefault(_image(row), []).append((f"{path.name}#{number}", row))
-        except OSError as error:
-            raise AnnotationError(f"expected a table, found {error.strerror or error}: {path}") from error
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"expected UTF-8, found {error}: {path}") from error
-    for number, (image, rows) in enumerate(images.items()):
+    for number, (image, rows) in enumerate(_images(source, folder)):
         yield _candidate(source, folder, f"row-{number:09d}", image, rows)
+
+
+def table_ids(source: Source, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The ids of each of `read_table`'s candidates. Raises `AnnotationError`."""
+    for image, rows in _images(source, folder):
+        try:
+            yield tuple(sorted(_known_as(image, rows)[0]))
+        except RowError:
+            yield ()
+
+
+def _images(source: Source, folder: Path) -> Iterator[tuple[str, _Rows]]:
+    """Every image, in order of its first row, with its rows."""
+    files: list[TableFile] = []
+    places = Places()
+    for number, name in enumerate(source.annotations):
+        kind = TABLE_FILES.get(Path(name).suffix.lower())
+        if kind is None:
+            found = f"found {Path(name).name}: source {source.name}"
+            raise AnnotationError(f"expected a table of {', '.join(TABLE_FILES)}, {found}")
+        files.append(kind(folder / name))
+        for row_number, (start, stop, row) in enumerate(files[-1].rows(), 1):
+            places.add(url_hash(_image(row)), number, row_number, start, stop)
+    names = [Path(name).name for name in source.annotations]
+    for some in _batches(runs for _, runs in places.by_first_row()):
+        for rows in _fetch(files, names, some):
+            images: dict[str, _Rows] = {}
+            for label, row in rows:  # of one image, unless two have the same hash
+                images.setdefault(_image(row), []).append((label, row))
+            yield from images.items()
+
+
+def _batches(images: Iterable[list[Run]]) -> Iterator[list[list[Run]]]:
+    """Images together until they have `_ROWS` rows."""
+    some: list[list[Run]] = []
+    count = 0
+    for runs in images:
+        some.append(runs)
+        count += sum(run.count for run in runs)
+        if count >= _ROWS:
+            yield some
+            some, count = [], 0
+    yield some
+
+
+def _fetch(files: Sequence[TableFile], names: Sequence[str], images: Sequence[list[Run]]) -> Iterator[_Rows]:
+    """The rows of each of `images`."""
+    found = [
+        file.fetch([(run.start, run.stop) for runs in images for run in runs if run.file == number])
+        for number, file in enumerate(files)
+    ]
+    for runs in images:
+        yield [
+            (f"{names[run.file]}#{number}", row)
+            for run in runs
+            for number, row in enumerate(next(found[run.file]), run.first)
+        ]
 
 
 def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tuple[str, Row]]) -> Candidate:
@@ -63,9 +110,7 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
     first = rows[0][1]
     width = height = 0
     try:
-        check_url(image) if is_url else _check_path(image)
-        urls = [url for _, row in rows if (url := _text(row, "url")).startswith(("http://", "https://"))]
-        ids = [f"{kind}:{_whole(row, c)}" for _, row in rows for c, kind in _IDS.items() if _is_given(row, c)]
+        ids, urls = _known_as(image, rows)
     except RowError as bad:
         for label, _ in rows:
             gathering.refuse(label, bad)
@@ -79,12 +124,22 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
             gathering.add(label, row.get("caption"), _phrases(row, boxes, width, height))
         except RowError as bad:
             gathering.refuse(label, bad)
-    coco = None if is_url else coco_id_of_name(PurePosixPath(image).name)
-    if is_url:
-        urls = list(dict.fromkeys([image, *urls]))
-    ids += [*(id for url in urls for id in ids_of_url(url)), *([f"coco:{coco}"] if coco is not None else [])]
     licence = str(first["licence"]) if _is_given(first, "licence") else ""
     return gathering.candidate(key, image, ids, width, height, licence, urls[0] if urls else "")
+
+
+def _known_as(image: str, rows: _Rows) -> tuple[set[str], list[str]]:
+    """The ids and the addresses of an image. Raises `RowError` for what is neither a path nor a URL, and for bad ids."""
+    is_url = "://" in image
+    check_url(image) if is_url else _check_path(image)
+    urls = [url for _, row in rows if (url := _text(row, "url")).startswith(("http://", "https://"))]
+    if is_url:
+        urls = list(dict.fromkeys([image, *urls]))
+    ids = {f"{kind}:{_whole(row, c)}" for _, row in rows for c, kind in _IDS.items() if _is_given(row, c)}
+    ids |= {id for url in urls for id in ids_of_url(url)}
+    if not is_url and (coco := coco_id_of_name(PurePosixPath(image).name)) is not None:
+        ids.add(f"coco:{coco}")
+    return ids, urls
 
 
 def _phrases(row: Row, boxes: list[Any], width: int, height: int) -> tuple[Phrase, ...]:
@@ -178,52 +233,3 @@ def _check_path(path: str) -> None:
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
         raise RowError("bad_path", f"expected a path within the image roots, or a url, found {path[:200]!r}")
-
-
-def _check_columns(columns: Sequence[str], path: Path) -> None:
-    if not {"path", "url"} & set(columns) or "caption" not in columns:
-        found = ", ".join(columns) or "none"
-        raise AnnotationError(f"expected columns path or url, and caption, found {found}: {path}")
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            _check_columns(reader.fieldnames or (), path)
-            for row in reader:
-                if None in row or None in row.values():
-                    columns = len(reader.fieldnames or ())
-                    raise AnnotationError(f"expected {columns} columns in line {reader.line_num}, found others: {path}")
-                yield row
-        except csv.Error as error:
-            raise AnnotationError(f"expected CSV, found {error} in line {reader.line_num}: {path}") from error
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise AnnotationError(
-                    f"expected one JSON object a line, found {error}: {path}: line {number}"
-                ) from error
-            if not isinstance(row, dict):
-                raise AnnotationError(f"expected one JSON object a line, found {row!r:.80}: {path}: line {number}")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, path)
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise AnnotationError(f"expected Parquet, found {error}: {path}") from error
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.annotations import documents
-from pipeline.annotations.documents import element, elements
+from pipeline.annotations.documents import Document, elements
+from pipeline.annotations.places import Files, Run
 from pipeline.rows import AnnotationError
 
 
@@ -23,8 +24,8 @@ def test_elements_come_with_the_bytes_they_stand_at(tmp_path: Path) -> None:
 def test_an_element_is_read_back_with_its_letters(tmp_path: Path) -> None:
     rows = [{"a": "ä€𝄞"}, {"b": "ß"}]
     path = written(tmp_path, json.dumps(rows, ensure_ascii=False).encode())
-    with path.open("rb") as file:
-        assert [element(file, start, stop) for start, stop, _ in elements(path)] == rows
+    with Files([path]) as files:
+        assert [files.rows(Run(0, 0, start, stop, 1)) for start, stop, _ in elements(path)] == [[rows[0]], [rows[1]]]
 
 
 def test_elements_longer_than_a_piece_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         list(elements(tmp_path / "rows.json"))
 
 
-@pytest.mark.parametrize("read", [documents.read_json, lambda path: list(elements(path))])
+@pytest.mark.parametrize("read", [lambda path: list(elements(path)), lambda path: list(Document(path, "a"))])
 def test_json_of_too_many_levels_is_an_error(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = written(tmp_path, b"[" * 200_000)
     with pytest.raises(AnnotationError, match=r"expected .*rows\.json"):
