@@ -1,99 +1,241 @@
-"""bitgen-download: the files that manifests name, whole and checked, under data/raw; URL lists are crawled."""
+"""bitgen-download: the files that manifests name, whole and checked, under data/raw; URL lists are crawled.
+
+Stopped at any moment, the same command goes on from there; what is there and right is left alone.
+"""
 
 import argparse
 import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bitgen.progress import BesideBars, say
 from cli.arguments import check_sources, parse, positive
 from pipeline.build import BuildError, read
 from pipeline.crawl import CrawlError, CrawlSettings, crawl
-from pipeline.download import Wanted, download, wanted_files
-from pipeline.fetch import FetchError
+from pipeline.download import PARALLEL, PER_HOST, DownloadError, download
 from pipeline.files import BusyError
-from pipeline.holdout import missing_files
+from pipeline.holdout import SHIPPED, missing_files
 from pipeline.locate import is_url
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
+from pipeline.nearest import hint
+from pipeline.opener import Manners
+from pipeline.room import RoomError, rooms
 from pipeline.rows import AnnotationError
-from pipeline.unpack import UnpackError
+from pipeline.trust import TrustError
+from pipeline.wanted import Wanted, contents, is_named, needs, wanted_files
+
+_SHOWN = 20
+"""So many files, and each is named when it is there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 failed, 2 wrong use."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[BesideBars()])
     options = parse(_parser(), sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(options)
     except ManifestError as error:
-        print(f"bitgen-download: {error}", file=sys.stderr)
-        return 2
-    except (FetchError, UnpackError, BusyError, AnnotationError, BuildError, CrawlError, OSError) as error:
-        print(f"bitgen-download: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 2)
+    except (DownloadError, RoomError, TrustError, BusyError, AnnotationError, BuildError, CrawlError, OSError) as error:
+        return _failed(error, 1)
     except KeyboardInterrupt:
-        print("bitgen-download: stopped; the same command goes on from here", file=sys.stderr)
-        return 1
+        return _failed("stopped; the same command goes on from here", 1)
+
+
+def _failed(why: object, code: int) -> int:
+    for line in str(why).splitlines():
+        print(f"bitgen-download: {line}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("bitgen-download", description=__doc__, allow_abbrev=False)
+    what, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser("bitgen-download", description=what, epilog=more, allow_abbrev=False)
     parser.add_argument(
         "manifests", nargs="+", type=Path, metavar="MANIFEST", help="TOML files, as manifests/coco.toml"
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where raw/ is (default: data)")
-    parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="only what these sources need")
-    parser.add_argument("--limit", type=positive, help="images of each crawled source at most")
     parser.add_argument(
-        "--processes", type=positive, default=os.cpu_count() or 1, help="of a crawl (default: one a core)"
+        "--data", type=Path, default=Path("data"), metavar="FOLDER", help="where raw/ is (default: data)"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="crawl again what gave no image")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and end")
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only what these sources need, as coco vg (default: all)",
+    )
+    parser.add_argument(
+        "--files",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="only these files of the manifests: a path, a folder or with *, as dinov2-base; nothing is crawled then",
+    )
+    parser.add_argument(
+        "--parallel",
+        type=positive,
+        default=PARALLEL,
+        metavar="N",
+        help=f"files fetched at once, {PER_HOST} of them from one server (default: {PARALLEL})",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print every file, how much is to be fetched and how much room there is; asks no server",
+    )
+    crawl = parser.add_argument_group("crawled sources (sbu, cc3m)")
+    crawl.add_argument("--limit", type=positive, metavar="N", help="images of each source at most (default: all)")
+    crawl.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="ask again for what gave no image, but not for what its owner or we refuse",
+    )
+    crawl.add_argument(
+        "--distributor",
+        choices=("multiprocessing", "pyspark", "ray"),
+        default="multiprocessing",
+        help="what spreads the work: processes of this machine, or a cluster that shares the data folder",
+    )
+    crawl.add_argument(
+        "--processes",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="at work at once (default: one a core)",
+    )
+    crawl.add_argument(
+        "--threads", type=positive, default=CrawlSettings().threads, metavar="N", help="in each process (default: 32)"
+    )
+    crawl.add_argument(
+        "--allow-private",
+        type=_address,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="ask this address though it is not public, for tests on a local server; may be given several times",
+    )
     return parser
 
 
+def _address(value: str) -> str:
+    if not re.fullmatch(r"\S+:\d{1,5}", value):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, found {value!r}")
+    return value
+
+
 def _run(options: argparse.Namespace) -> int:
-    manifests, names = [read_manifest(path) for path in options.manifests], options.sources
-    check_sources(manifests, names)
-    files = wanted_files(manifests, options.data, names)
+    manifests = [read_manifest(path) for path in options.manifests]
+    _check_names(manifests, options)
+    files = wanted_files(manifests, options.data, options.sources, options.files)
     missing = [each for each in files if not each.is_there]
-    size = sum(each.expected.size_bytes for each in missing)
-    unknown = sum(not each.expected.size_bytes for each in missing)
+    size = sum(each.size_bytes for each in missing)
+    unknown = sum(not each.size_bytes for each in missing)
     print(
         f"{len(files) - len(missing)} of {len(files)} files are there;"
         f" to get: {len(missing)}, {size / 1e6:,.1f} MB{f' and {unknown} of unknown size' if unknown else ''}",
         file=sys.stderr,
     )
-    if options.dry_run:
-        for each in missing:
-            print(_line(each))
-        return 0
-    for done in download(missing, options.data):
-        if len(missing) <= 20:
-            print(f"{done.name} is there", file=sys.stderr)
+    wanted = [s for m in manifests for s in m.sources if not options.sources or s.name in options.sources]
+    crawled = [source for source in wanted if source.crawl and not options.files]
     raw = options.data / "raw"
-    for source in (s for m in manifests for s in m.sources if s.crawl and (not names or s.name in names)):
-        _crawl(source, raw, options)
-    print(f"{len(files)} files of {', '.join(m.name for m in manifests)} are in {raw}")
-    wanted = [s for m in manifests for s in m.sources if not names or s.name in names]
-    own = {manifest.name for manifest in manifests}
-    lacking = {
-        p for s in wanted for p in missing_files(s, raw) if p.relative_to(os.path.normpath(raw)).parts[0] not in own
-    }
-    for path in sorted(lacking):
-        print(f"still missing, of another manifest: {path}", file=sys.stderr)
+    if options.dry_run:
+        _print_plan(files, crawled, options)
+        _print_lacking(manifests, wanted, raw)
+        return 0
+    there, failed = len(files) - len(missing), None
+    try:
+        for done in download(files, options.data, options.parallel):
+            there += 1
+            if len(missing) <= _SHOWN:
+                say(f"{done.name} is there")
+    except DownloadError as error:
+        failed = error
+    for source in crawled:
+        if lacking := [path for path in source.annotations if not (raw / source.manifest / path).exists()]:
+            say(f"{source.dataset}: expected {lacking[0]} to crawl by, found none")
+        else:
+            _crawl(source, raw, options)
+    amount = f"{there} of {len(files)}" if failed else str(there)
+    print(f"{amount} files of {', '.join(m.name for m in manifests)} are in {raw}")
+    _print_lacking(manifests, wanted, raw)
+    if failed:
+        raise failed
     if following := _next(manifests, files, options):
         print(f"next: {following}")
     return 0
+
+
+def _check_names(manifests: Sequence[Manifest], options: argparse.Namespace) -> None:
+    """Raises `ManifestError` for a source or file that nobody knows; what other shipped manifests know is named.
+
+    `make download-coarse download-fine SOURCES="coco refcoco"` gives both commands both names.
+    """
+    own = {source.name for manifest in manifests for source in manifest.sources}
+    others: dict[str, Path] = {}
+    if all(path.resolve().parent == SHIPPED.parent for path in options.manifests):
+        for path in sorted(SHIPPED.parent.glob("*.toml")):
+            others |= {source.name: path for source in read_manifest(path).sources if source.name not in own}
+    check_sources(manifests, [name for name in options.sources if name not in others])
+    for name in options.sources:
+        if name in others:
+            say(f"{name} is of manifests/{others[name].name}: not among the manifests of this command")
+    known = [file for manifest in manifests for file in manifest.files]
+    for pattern in options.files:
+        if not any(is_named(file, pattern) for file in known):
+            near = hint(pattern, [file.path for file in known])
+            raise ManifestError(f"expected files of {', '.join(map(str, options.manifests))}, found {pattern!r}{near}")
+
+
+def _print_plan(files: Sequence[Wanted], crawled: Sequence[Source], options: argparse.Namespace) -> None:
+    """What a run would do, without asking a server."""
+    first: dict[str, Wanted] = {}
+    for key, each in zip(contents(files), files, strict=True):
+        print(_line(each, first.setdefault(key, each)))
+    for source in crawled:
+        images = f"up to {options.limit:,} images" if options.limit else "the images"
+        folder = options.data / "raw" / source.manifest / source.images[0]
+        print(f"{source.dataset}: {images} of {source.annotations[0]} are crawled into {folder}")
+    missing = [each for each in first.values() if not each.is_there and not each.is_fetched]
+    size = sum(each.size_bytes - each.arrived for each in missing if each.size_bytes)
+    unknown = sum(not each.size_bytes for each in missing)
+    print(f"to get: {len(missing)} files, {size:,} bytes and {unknown} of unknown size")
+    for room in rooms([(options.data, 0), *needs(files)]):
+        print(f"room: {room.needed:,} bytes needed with what is unpacked, {room.free:,} free: {room.place}")
+
+
+def _line(wanted: Wanted, first: Wanted) -> str:
+    """How it stands with `wanted`; `first` is the first file of the same bytes, perhaps itself."""
+    size = f"{wanted.size_bytes:,} bytes" if wanted.size_bytes else "unknown size"
+    if wanted.is_there:
+        return f"{wanted.name}: {size}, there"
+    if wanted.is_fetched:
+        return f"{wanted.name}: {size}, there, to be checked{' and unpacked' if wanted.file.unpack else ''}"
+    part = f", {wanted.arrived:,} of them there" if wanted.arrived else ""
+    if not wanted.file.urls:
+        return f"{wanted.name}: {size}, not there, only a person can get it: {wanted.instructions}"
+    return (
+        f"{wanted.name}: {size}{part or ', not there'}, from {wanted.file.urls[0] if first is wanted else first.name}"
+    )
+
+
+def _print_lacking(manifests: Sequence[Manifest], wanted: Sequence[Source], raw: Path) -> None:
+    """What the sources need of families whose manifest was not given."""
+    own, top = {manifest.name for manifest in manifests}, os.path.normpath(raw)
+    lacking = {path for source in wanted for path in missing_files(source, raw)}
+    for path in sorted(path for path in lacking if path.relative_to(top).parts[0] not in own):
+        print(f"still missing, of another manifest: {path}")
 
 
 def _next(manifests: Sequence[Manifest], files: Sequence[Wanted], options: argparse.Namespace) -> str:
     """What to run next: sources become shards, weights are trained from; empty where there is neither."""
     paths = [str(path) for path, manifest in zip(options.manifests, manifests, strict=True) if manifest.sources]
     if paths:
-        return f"bitgen-shards {' '.join(paths)} --data {options.data}"
+        sources = f" --sources {' '.join(options.sources)}" if options.sources else ""
+        return f"bitgen-shards {' '.join(paths)} --data {options.data}{sources}"
     weights = [Path(each.name).parent for each in files if each.name.endswith(".safetensors")]
     return f"bitgen-train --phase coarse --model.vision.model {options.data / 'raw' / weights[0]}" if weights else ""
 
@@ -101,15 +243,13 @@ def _next(manifests: Sequence[Manifest], files: Sequence[Wanted], options: argpa
 def _crawl(source: Source, raw: Path, options: argparse.Namespace) -> None:
     folder = raw / source.manifest / source.images[0]
     candidates = itertools.islice(read(source, raw), options.limit)
-    print(f"{source.dataset}: crawling into {folder}", file=sys.stderr)
-    settings = CrawlSettings(processes=options.processes)
+    say(f"{source.dataset}: crawling into {folder}")
+    manners = Manners(private=tuple(options.allow_private))
+    settings = CrawlSettings(
+        manners, processes=options.processes, threads=options.threads, distributor=options.distributor
+    )
     counts = crawl((c.image for c in candidates if is_url(c.image)), folder, settings, options.retry_failed)
     print(f"{source.dataset}: " + ", ".join(f"{outcome} {n:,}" for outcome, n in counts.most_common()))
-
-
-def _line(wanted: Wanted) -> str:
-    size = f"{wanted.expected.size_bytes:,} bytes" if wanted.expected.size_bytes else "unknown size"
-    return f"{wanted.name}: {size} from {wanted.file.urls[0] if wanted.file.urls else wanted.file.manual}"
 
 
 if __name__ == "__main__":

@@ -1,134 +1,204 @@
-"""The files of manifests: which are there, which are to be fetched, and those that only a person can get."""
+"""Several files at once: fetched, checked and unpacked, each on its own, with one account of what failed."""
 
-import json
 import logging
-import re
-import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from urllib.request import url2pathname
 
-from pipeline.fetch import Expected, FetchError, digest_of, fetch, is_right
-from pipeline.files import locked, size_of, write_text
-from pipeline.manifest import File, Manifest, Source
-from pipeline.unpack import is_unpacked, unpack
+from bitgen.progress import Board, StoppedError, progress
+from pipeline.crew import Crew
+from pipeline.fetch import Expected, FetchError, digest_of, fetch, forget, is_right, share, tidy
+from pipeline.files import locked, size_of
+from pipeline.remote import host_of, size_at
+from pipeline.room import RoomError, check_room
+from pipeline.trust import TrustError, record
+from pipeline.unpack import UnpackError, is_unpacked, unpack
+from pipeline.wanted import Wanted, contents, needs, wanted_files
+
+__all__ = ["PARALLEL", "DownloadError", "Wanted", "download", "wanted_files"]
 
 log = logging.getLogger(__name__)
 
-LOCK = "downloads.lock.toml"
+PARALLEL = 4
+"""Files at once."""
+PER_HOST = 2
+"""Of them from one server."""
+_UNPACKING = 2
+"""Archives at once, while other files are fetched."""
+_ASKING = 8
+"""Servers asked at once for the size of a file."""
+_LEAVE_S = 2.0
+
+
+class DownloadError(Exception):
+    """Some files are not there, each on a line with the reason; all others are."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file of a manifest, and whether it is there."""
+class _Job:
+    """A file to bring."""
 
-    manifest: Manifest
-    file: File
-    target: Path
-    expected: Expected
-    is_there: bool
-
-    @property
-    def name(self) -> str:
-        """`coco/annotations.zip`."""
-        return f"{self.manifest.name}/{self.file.path}"
-
-    @property
-    def folder(self) -> Path:
-        """Where it is unpacked."""
-        return self.target.parents[len(Path(self.file.path).parts) - 1] / self.file.folder
+    wanted: Wanted
+    host: str
+    """Empty: this machine."""
+    content: str
+    """As `contents` has it."""
+    twins: tuple[Wanted, ...]
+    """Other files of the same content."""
+    was_there: bool
+    """At the start: put there by a person, or by an earlier run that did not get to its end."""
 
 
-def wanted_files(manifests: Sequence[Manifest], data: Path, sources: Sequence[str]) -> list[Wanted]:
-    """The files that `sources` need, those of other families among `manifests` too; all where no source is named."""
-    lock = _read_lock(data)
-    found: list[Wanted] = []
-    reached = _reached([s for m in manifests for s in m.sources if s.name in sources])
-    for manifest in manifests:
-        own = tuple(source.name for source in manifest.sources)
-        for file in manifest.files:
-            is_own = not sources or set(sources) & set(file.sources or own)
-            if not is_own and not any(family == manifest.name and file.makes(path) for family, path in reached):
-                continue
-            target = data / "raw" / manifest.name / file.path
-            known = lock.get(f"{manifest.name}/{file.path}", Expected())
-            expected = Expected(file.bytes or known.size_bytes, file.sha256 or known.sha256)
-            wanted = Wanted(manifest, file, target, expected, is_there=False)
-            found.append(Wanted(manifest, file, target, expected, _is_there(wanted)))
+def download(wanted: Sequence[Wanted], data: Path, parallel: int = PARALLEL) -> Iterator[Wanted]:
+    """Fetches and unpacks what is not there, `parallel` files at once, yielding each when it is.
+
+    Raises `RoomError` before the first byte, `BusyError`, and at the end `DownloadError`: all are tried. What is
+    complete is kept whatever happens, and what has arrived of the rest is where the next call goes on.
+    """
+    with locked(data / "raw"):
+        for each in wanted:
+            tidy(each.target)
+        missing = [each for each in wanted if not each.is_there]
+        by_hand = [each for each in missing if not each.file.urls and not each.target.exists()]
+        todo = _sized([each for each in missing if each not in by_hand])
+        sized = {each.name: each for each in todo}
+        check_room(needs([sized.get(each.name, each) for each in wanted if each not in by_hand]))
+        failed = {each.name: f"only a person can get it: {each.instructions}" for each in by_hand}
+        total, arrived = sum(each.size_bytes for each in todo), sum(each.arrived for each in todo)
+        with progress("downloading", total or None, "B", arrived) as counter:
+            board = Board(counter, len(todo), "files")
+            for each, reason in _outcomes(_jobs(todo, wanted), data, parallel, board):
+                if reason:
+                    failed[each.name] = reason
+                else:
+                    yield each
+    if failed:
+        raise DownloadError("\n".join(f"{each.name}: {failed[each.name]}" for each in wanted if each.name in failed))
+
+
+def _sized(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """The same files, with the sizes that servers state where none is known."""
+    crew = Crew[str, int]()
+    unknown = [each for each in wanted if not each.size_bytes]
+    sizes = dict(crew.each(((each.name, partial(_size, each)) for each in unknown), _ASKING))
+    return [replace(each, size_bytes=each.size_bytes or sizes[each.name]) for each in wanted]
+
+
+def _size(wanted: Wanted) -> int:
+    if wanted.target.exists():
+        return size_of(wanted.target)
+    for url in wanted.urls:
+        known = (size_of(url) if url.exists() else 0) if isinstance(url, Path) else size_at(url)
+        if known:
+            return known
+    return 0
+
+
+def _jobs(todo: Sequence[Wanted], wanted: Sequence[Wanted]) -> list[_Job]:
+    keys = dict(zip((each.name for each in wanted), contents(wanted), strict=True))
+    found = []
+    for each in todo:
+        twins = tuple(w for w in wanted if keys[w.name] == keys[each.name] and w.name != each.name)
+        host = next((host_of(url) for url in each.urls if isinstance(url, str)), "")
+        found.append(_Job(each, host, keys[each.name], twins, each.target.exists()))
     return found
 
 
-def _reached(sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """(family, path within it) of whatever `sources` read or need of other families."""
-    named = [PurePosixPath(p) for s in sources for p in (*s.annotations, *s.needs, *s.images)]
-    return sorted({(path.parts[1], str(PurePosixPath(*path.parts[2:]))) for path in named if path.parts[0] == ".."})
-
-
-def download(wanted: Sequence[Wanted], data: Path) -> Iterator[Wanted]:
-    """Fetches and unpacks what is not there, yielding each when it is; files for a person to get come last.
-
-    Raises `FetchError`, `UnpackError`, `BusyError` and `OSError`. What is complete is kept whatever happens.
-    """
-    with locked(data / "raw"):
-        manual = []
-        for each in wanted:
-            if each.is_there:
-                continue
-            if not each.file.urls and not each.target.exists():
-                manual.append(each)
-                continue
-            _download(each, data)
-            yield each
-    if manual:
-        steps = "; ".join(f"{each.name}: {each.file.manual} (put it at {each.target})" for each in manual)
-        raise FetchError(f"expected {len(manual)} files that only a person can get, found none: {steps}")
-
-
-def _is_there(wanted: Wanted) -> bool:
-    if wanted.file.unpack:
-        # The archive itself may have been deleted to save space.
-        return bool(wanted.expected.sha256) and is_unpacked(wanted.target, wanted.folder, wanted.expected.sha256)
-    return bool(wanted.expected.sha256) and is_right(wanted.target, wanted.expected)
-
-
-def _download(wanted: Wanted, data: Path) -> None:
-    if not is_right(wanted.target, wanted.expected):
-        if not wanted.file.urls:
-            raise FetchError(f"expected {wanted.expected}, found other bytes: {wanted.target}")
-        urls = [_resolved(url, wanted.manifest.path.parent) for url in wanted.file.urls]
-        fetch(urls, wanted.target, wanted.expected)
-    digest = digest_of(wanted.target)
-    if not wanted.expected.sha256:
-        log.info("no checksum is known of %s: recording sha256 %s, later downloads are held to it", wanted.name, digest)
-        _record(data, wanted.name, Expected(size_of(wanted.target), digest))
-    if wanted.file.unpack:
-        unpack(wanted.target, wanted.folder, digest)
-
-
-def _resolved(url: str, beside: Path) -> str | Path:
-    """A URL for requests, or the local path that a `file:` URL or a relative one means."""
-    if re.match(r"https?:", url, re.IGNORECASE):
-        return url
-    if url.lower().startswith("file:"):
-        return Path(url2pathname(re.sub(r"^file:(//[^/]*)?", "", url, flags=re.IGNORECASE)))
-    return beside / url
-
-
-def _read_lock(data: Path) -> dict[str, Expected]:
-    """What was found on the first complete download of files whose manifest states no checksum."""
-    path = data / LOCK
+def _outcomes(jobs: Sequence[_Job], data: Path, parallel: int, board: Board) -> Iterator[tuple[Wanted, str]]:
+    """(file, why it is not there; empty: it is), in the order in which they end."""
+    crew = Crew[tuple[str, _Job], str]()
+    waiting, fetching, fetched, settling = list(jobs), list[_Job](), list[_Job](), list[_Job]()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {name: Expected(int(each["bytes"]), str(each["sha256"])) for name, each in table.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FetchError(f"expected a lock file, found {error!r}: {path}") from error
+        while waiting or fetching or fetched or settling:
+            while following := _next(waiting, fetching, parallel):
+                waiting.remove(following)
+                fetching.append(following)
+                crew.start(("fetch", following), partial(_told, _bring, following, data, board))
+            while fetched and len(settling) < _UNPACKING:
+                settling.append(fetched.pop(0))
+                crew.start(("settle", settling[-1]), partial(_told, _settle, settling[-1], data, board))
+            (step, job), reason = crew.wait()
+            (fetching if step == "fetch" else settling).remove(job)
+            if step == "fetch" and not reason:
+                fetched.append(job)
+                continue
+            if not reason:
+                board.finish()
+            yield job.wanted, reason
+    finally:
+        board.stop()
+        crew.leave(_LEAVE_S)
 
 
-def _record(data: Path, name: str, found: Expected) -> None:
-    lock = _read_lock(data) | {name: found}
-    tables = (f'[{json.dumps(n)}]\nbytes = {e.size_bytes}\nsha256 = "{e.sha256}"\n' for n, e in sorted(lock.items()))
-    header = "# Written by bitgen-download: sha256 of files whose manifest states none. Delete a table to trust anew.\n"
-    write_text(data / LOCK, "\n".join((header, *tables)))
+def _next(waiting: Sequence[_Job], fetching: Sequence[_Job], parallel: int) -> _Job | None:
+    """The first that may start: not while as many run, of its server or at all, nor while its twin is on the way."""
+    if len(fetching) >= parallel:
+        return None
+    hosts, on_the_way = Counter(job.host for job in fetching), {job.content for job in fetching}
+    for job in waiting:
+        if job.content not in on_the_way and not (job.host and hosts[job.host] >= PER_HOST):
+            return job
+        on_the_way.add(job.content)
+    return None
+
+
+def _told(work: Callable[[_Job, Path, Board], None], job: _Job, data: Path, board: Board) -> str:
+    """Why `work` failed; empty where it did not."""
+    try:
+        work(job, data, board)
+        return ""
+    except StoppedError:
+        return "stopped"
+    except (FetchError, RoomError, UnpackError, TrustError, OSError) as error:
+        return str(error)
+
+
+def _bring(job: _Job, data: Path, board: Board) -> None:
+    """Leaves the expected bytes at the file's place."""
+    wanted, target, expected = job.wanted, job.wanted.target, job.wanted.expected
+    with board.task(_short(wanted), wanted.size_bytes, wanted.arrived) as task:
+        if job.was_there:
+            task.begin("checking")
+            if is_right(target, expected):
+                return
+        if not wanted.file.urls:
+            raise FetchError(f"expected {expected}, found other bytes: {target}; {wanted.instructions}")
+        for twin in job.twins:
+            if twin.target.is_file() and is_right(twin.target, expected):
+                share(twin.target, target)
+                task.at(size_of(target), size_of(target))
+                return
+        try:
+            fetch(wanted.urls, target, expected, task, sleep=board.pause)
+        except FetchError as error:
+            if not wanted.file.manual:
+                raise
+            raise FetchError(f"{error}; or {wanted.instructions}") from error
+
+
+def _settle(job: _Job, data: Path, board: Board) -> None:
+    """Unpacks what has been fetched, and records it where no checksum was known."""
+    wanted, target = job.wanted, job.wanted.target
+    with board.task(_short(wanted)) as task:
+        digest = digest_of(target)
+        if wanted.file.unpack and not is_unpacked(target, wanted.folder, digest):
+            try:
+                unpack(target, wanted.folder, digest, task)
+            except UnpackError as error:
+                if wanted.expected.sha256:
+                    raise
+                if job.was_there:
+                    raise UnpackError(f"{error}; delete it, and the next run gets it again") from error
+                forget(target)
+                raise UnpackError(f"{error}; deleted, the next run gets it again") from error
+        if not wanted.expected.sha256:
+            log.info(
+                "no checksum is known of %s: recording sha256 %s, later downloads are held to it", wanted.name, digest
+            )
+            record(data, wanted.name, Expected(size_of(target), digest))
+
+
+def _short(wanted: Wanted) -> str:
+    return PurePosixPath(wanted.file.path).name

@@ -1,6 +1,7 @@
 """Whole files or none: what is being written has a temporary name until it is complete and on disk."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -31,6 +32,24 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed processes left of writing `path` by `replacing`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def check_replaceable(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import tomllib
 import zipfile
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from cli.download import main
 from pipeline.files import locked
-from tests.servers import Cut, Page, Server
+from pipeline.holdout import SHIPPED
+from tests.servers import Page, Server, Status
+from tests.worlds import sbu
 
 BODY = b"annotations" * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -24,6 +27,24 @@ split = "train"
 reader = "coco"
 annotations = ["a.json"]
 images = ["images"]
+"""
+
+CRAWLED = """
+name = "world"
+licence = "CC0"
+[[file]]
+path = "gone"
+urls = ["gone"]
+[[source]]
+name = "world"
+phase = "coarse"
+role = "train"
+split = "train"
+reader = "sbu"
+annotations = ["sbu-captions-all.json"]
+images = ["crawl"]
+crawl = true
+links = false
 """
 
 
@@ -157,12 +178,47 @@ def test_only_what_the_named_sources_need_is_fetched(tmp_path: Path) -> None:
     assert sorted(p.name for p in raw(tmp_path).iterdir() if not p.name.startswith(".")) == ["a", "all"]
 
 
-def test_a_dry_run_fetches_nothing(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = manifest(tmp_path, f'path = "a.json"\nurls = ["{server.url("/a")}"]\nbytes = 11000')
+def test_a_dry_run_asks_no_server_and_writes_nothing(server: Server, tmp_path: Path) -> None:
+    path = manifest(tmp_path, f'path = "a.json"\nurls = ["{server.url("/a")}"]')
     assert run(tmp_path, path, "--dry-run") == 0
-    assert capsys.readouterr().out == f"world/a.json: 11,000 bytes from {server.url('/a')}\n"
-    assert server.requests == []
+    assert (server.requests, server.heads) == ([], [])
     assert not (tmp_path / "data").exists()
+
+
+def test_a_dry_run_says_how_it_stands_with_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = manifest(
+        tmp_path,
+        f'path = "there"\nurls = ["http://x/there"]\nsha256 = "{DIGEST}"\nbytes = {len(BODY)}',
+        'path = "part"\nurls = ["http://x/part"]\nbytes = 2000',
+        'path = "new"\nurls = ["http://x/new", "http://y/new"]',
+        'path = "again"\nurls = ["http://x/part"]\nbytes = 2000',
+        'path = "person.zip"\nmanual = "ask at example.org"\nunpack = true',
+        'path = "manual"\nmanual = "ask at example.org"',
+    )
+    raw(tmp_path).mkdir(parents=True)
+    (raw(tmp_path) / "there").write_bytes(BODY)
+    (raw(tmp_path) / "part.part").write_bytes(bytes(500))
+    (raw(tmp_path) / "person.zip").write_bytes(packed({"x": bytes(100)}))
+    assert run(tmp_path, path, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:7] == [
+        "world/there: 11,000 bytes, there",
+        "world/part: 2,000 bytes, 500 of them there, from http://x/part",
+        "world/new: unknown size, not there, from http://x/new",
+        "world/again: 2,000 bytes, not there, from world/part",
+        "world/person.zip: unknown size, there, to be checked and unpacked",
+        f"world/manual: unknown size, not there, only a person can get it: ask at example.org (put it at {raw(tmp_path)}/manual)",
+        "to get: 3 files, 1,500 bytes and 2 of unknown size",
+    ]
+    assert re.fullmatch(rf"room: 1,600 bytes needed with what is unpacked, [\d,]+ free: {tmp_path}/data\S*", lines[7])
+
+
+def test_a_dry_run_names_what_is_crawled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(manifest(tmp_path))
+    path.write_text(path.read_text() + "crawl = true\n")
+    run(tmp_path, str(path), "--dry-run", "--limit", "1000")
+    said = f"coarse/b-train: up to 1,000 images of a.json are crawled into {raw(tmp_path)}/images\n"
+    assert said in capsys.readouterr().out
 
 
 def test_a_file_that_only_a_person_can_get_comes_with_instructions(
@@ -171,7 +227,8 @@ def test_a_file_that_only_a_person_can_get_comes_with_instructions(
     (tmp_path / "c.txt").write_text("c")
     path = manifest(tmp_path, 'path = "m.zip"\nmanual = "ask at example.org"', 'path = "c.txt"\nurls = ["c.txt"]')
     assert run(tmp_path, path) == 1
-    assert f"world/m.zip: ask at example.org (put it at {raw(tmp_path)}/m.zip)" in capsys.readouterr().err
+    steps = f"world/m.zip: only a person can get it: ask at example.org (put it at {raw(tmp_path)}/m.zip)"
+    assert capsys.readouterr().err.splitlines()[-1] == f"bitgen-download: {steps}"
     assert (raw(tmp_path) / "c.txt").exists()
 
 
@@ -188,7 +245,8 @@ def test_a_failure_is_one_line_that_names_the_address(
 ) -> None:
     assert run(tmp_path, manifest(tmp_path, f'path = "a.json"\nurls = ["{server.url("/gone")}"]')) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"bitgen-download: expected a.json from one of 1 mirrors, found {server.url('/gone')}: status 404"
+    why = f"expected a.json from one of 1 mirrors, found {server.url('/gone')}: status 404"
+    assert last == f"bitgen-download: world/a.json: {why}"
 
 
 def test_an_archive_with_a_path_out_of_its_folder_fails(
@@ -200,11 +258,8 @@ def test_an_archive_with_a_path_out_of_its_folder_fails(
     assert [p.name for p in raw(tmp_path).rglob("evil")] == []
 
 
-def test_a_cut_connection_is_not_seen_by_the_user(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    server.pages["/a"], server.faults["/a"] = Page(BODY), [Cut(10)]
+def test_a_server_that_is_busy_is_waited_for(server: Server, tmp_path: Path) -> None:
+    server.pages["/a"], server.faults["/a"] = Page(BODY), [Status(503, {"Retry-After": "0"})]
     assert run(tmp_path, manifest(tmp_path, f'path = "a.json"\nurls = ["{server.url("/a")}"]')) == 0
     assert (raw(tmp_path) / "a.json").read_bytes() == BODY
 
@@ -241,8 +296,82 @@ def test_two_downloads_at_once_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert "expected no other process at work, found one" in capsys.readouterr().err
 
 
-def test_what_another_manifest_has_to_bring_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_another_manifest_has_to_bring_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
     path = Path(manifest(tmp_path))
     path.write_text(path.read_text() + 'needs = ["../coco/a.json"]\n')
-    assert run(tmp_path, str(path)) == 0
-    assert f"still missing, of another manifest: {tmp_path}/data/raw/coco/a.json" in capsys.readouterr().err
+    assert run(tmp_path, str(path), *more) == 0
+    assert f"still missing, of another manifest: {tmp_path}/data/raw/coco/a.json\n" in capsys.readouterr().out
+
+
+def test_a_source_of_a_manifest_that_was_not_given_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, str(SHIPPED.parent / "refcoco.toml"), "--sources", "vg", "refcoco", "--dry-run") == 0
+    streams = capsys.readouterr()
+    assert "vg is of manifests/visual_genome.toml: not among the manifests of this command\n" in streams.err
+    assert streams.out.startswith("refcoco/mdetr_annotations.tar.gz: unknown size, not there, from https://zenodo.org/")
+
+
+def test_where_all_sources_are_of_other_manifests_nothing_is_to_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, str(SHIPPED.parent / "refcoco.toml"), "--sources", "vg", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("to get: 0 files, 0 bytes")
+
+
+def test_a_source_that_no_manifest_knows_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, str(SHIPPED.parent / "refcoco.toml"), "--sources", "refcocco") == 2
+    assert "found 'refcocco' (did you mean 'refcoco'?)" in capsys.readouterr().err
+
+
+def test_only_the_named_files_are_fetched(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    path = manifest(tmp_path, 'path = "base/a"\nurls = ["a"]', 'path = "large/b"\nurls = ["b"]')
+    assert run(tmp_path, path, "--files", "base") == 0
+    assert sorted(p.name for p in raw(tmp_path).iterdir()) == ["base"]
+
+
+def test_a_file_that_no_manifest_names_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = manifest(tmp_path, 'path = "base/a.bin"\nurls = ["a"]')
+    assert run(tmp_path, path, "--files", "base/b.bin") == 2
+    expected = f"bitgen-download: expected files of {path}, found 'base/b.bin' (did you mean 'base/a.bin'?)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_every_file_that_failed_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b").write_text("b")
+    files = [f'path = "{name}"\nurls = ["{name}"]' for name in ("a", "b", "c")]
+    assert run(tmp_path, manifest(tmp_path, *files)) == 1
+    streams = capsys.readouterr()
+    assert streams.out == f"1 of 3 files of world are in {tmp_path}/data/raw\n"
+    assert [line[:24] for line in streams.err.splitlines()[-2:]] == [
+        "bitgen-download: world/a",
+        "bitgen-download: world/c",
+    ]
+
+
+def test_a_file_of_any_filesystem_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "far").write_bytes(BODY)
+    assert run(tmp_path, manifest(tmp_path, f'path = "a.json"\nurls = ["local://{tmp_path}/far"]')) == 0
+    assert (raw(tmp_path) / "a.json").read_bytes() == BODY
+
+
+def test_an_address_without_a_port_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["m.toml", "--allow-private", "localhost"])
+    assert "expected HOST:PORT, found 'localhost'" in capsys.readouterr().err
+
+
+def test_images_are_crawled_though_another_file_failed(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sbu(tmp_path / "data/raw/world", server.url(""))
+    path = tmp_path / "world.toml"
+    path.write_text(CRAWLED)
+    allowed = ("--allow-private", f"127.0.0.1:{server.port}", "--processes", "1", "--threads", "2")
+    assert run(tmp_path, str(path), *allowed) == 1
+    streams = capsys.readouterr()
+    assert "coarse/world-train: http_404 3\n" in streams.out
+    assert "bitgen-download: world/gone: " in streams.err

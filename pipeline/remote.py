@@ -1,0 +1,229 @@
+"""A URL opened at a byte: http and https by requests, whatever else by fsspec, with the same few errors."""
+
+import contextlib
+import email.utils
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from fsspec.core import url_to_fs
+
+USER_AGENT = "bitgen/0.1 (dataset download; python-requests)"
+TIMEOUT_S = 30.0
+_SIZE_TIMEOUT_S = 10.0
+_CHUNK_BYTES = 1 << 16
+_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_LIBRARY_ERRORS = {
+    "aiohttp": ("ClientError",),
+    "httpx": ("HTTPError",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+    "paramiko.ssh_exception": ("SSHException",),
+    "ftplib": ("Error",),
+}
+"""What the packages behind fsspec raise that is no `OSError`, by the module that defines it."""
+
+
+class TryAgainError(Exception):
+    """This try failed, the next may not; `wait_s` where the server said when."""
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class StaleError(TryAgainError):
+    """Likewise, but what has arrived so far is of no use."""
+
+
+class MirrorError(Exception):
+    """This mirror will not give the file."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a server sends of a file."""
+
+    start: int
+    """Where in the file `chunks` begin."""
+    total: int | None
+    """Bytes of the whole file; None: not said."""
+    validator: str
+    """What tells this version of the file from others; empty: nothing does."""
+    content_type: str
+    chunks: Iterator[bytes]
+    """Raises `TryAgainError` where the connection is lost."""
+
+
+class _File(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def is_http(url: str) -> bool:
+    """Whether requests opens it."""
+    return bool(re.match(r"https?:", url, re.IGNORECASE))
+
+
+def host_of(url: str) -> str:
+    """Whom a download of `url` is a burden to: `s3://bucket`, `https://example.org`."""
+    parts = urlsplit(url)
+    return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
+
+
+def opened_at(url: str, start: int, validator: str) -> AbstractContextManager[Arrival]:
+    """The bytes of `url` from `start` on; from 0 where the file has another `validator`, or cannot be sent in part.
+
+    An empty `validator` asks for whatever version is there. Raises `TryAgainError`, `StaleError`, `MirrorError`.
+    """
+    return _http(url, start, validator) if is_http(url) else _fsspec(url, start, validator)
+
+
+def size_at(url: str) -> int:
+    """Bytes of the file at `url`, without fetching it; 0 where that cannot be known."""
+    with contextlib.suppress(requests.RequestException, TryAgainError, MirrorError):
+        if not is_http(url):
+            with _translated(url):
+                filesystem, path = url_to_fs(url)
+                return int(filesystem.size(path) or 0)
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        with requests.head(url, headers=headers, allow_redirects=True, timeout=_SIZE_TIMEOUT_S) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status_code == 200 and length.isdecimal() and not _is_encoded(response):
+                return int(length)
+    return 0
+
+
+@contextmanager
+def _http(url: str, start: int, validator: str) -> Iterator[Arrival]:
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if validator:
+            headers["If-Range"] = validator
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise MirrorError(f"expected a certificate that can be trusted, found {error}") from error
+        raise TryAgainError(f"connection failed: {error}") from error
+    except requests.TooManyRedirects as error:
+        raise MirrorError(f"expected a file, found redirects without end: {error}") from error
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise MirrorError(str(error)) from error
+    except requests.RequestException as error:
+        raise TryAgainError(f"connection failed: {error}") from error
+    with response:
+        yield _answered(response, start, validator)
+
+
+def _answered(response: requests.Response, start: int, validator: str) -> Arrival:
+    """What the answer to a request for the bytes from `start` on brings."""
+    status, length = response.status_code, response.headers.get("Content-Length", "")
+    if status in _TRY_AGAIN:
+        raise TryAgainError(f"status {status}", _retry_after_s(response.headers.get("Retry-After", "")))
+    if _is_encoded(response):
+        raise MirrorError(f"expected plain bytes, found Content-Encoding {response.headers['Content-Encoding']}")
+    found = _validator(response)
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if status == 200:
+        total = int(length) if length.isdecimal() else None
+        return Arrival(0, total, found, content_type, _received(response))
+    span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    total = int(whole) if whole.isdecimal() else None
+    if status == 206 and span.partition("-")[0] == str(start):
+        if validator and found and found != validator:
+            raise StaleError(f"expected the rest of {validator}, found {found}")
+        return Arrival(start, total, found, content_type, _received(response))
+    if status == 416 and start and total == start:
+        return Arrival(start, total, validator, content_type, iter(()))
+    if status in (206, 416):
+        raise StaleError(f"status {status} with Content-Range {span}/{whole} for a request from byte {start}")
+    raise MirrorError(f"status {status}")
+
+
+def _received(response: requests.Response) -> Iterator[bytes]:
+    try:
+        yield from response.raw.stream(_CHUNK_BYTES, decode_content=False)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise TryAgainError(f"connection failed: {error}") from error
+
+
+def _is_encoded(response: requests.Response) -> bool:
+    return response.headers.get("Content-Encoding", "identity") != "identity"
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range may carry: a strong ETag, else the date of change, else nothing."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _retry_after_s(value: str) -> float | None:
+    """Seconds of a Retry-After header, which holds a number or a date."""
+    if value.isdecimal():
+        return float(value)
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+@contextmanager
+def _fsspec(url: str, start: int, validator: str) -> Iterator[Arrival]:
+    with contextlib.ExitStack() as stack:
+        with _translated(url):
+            filesystem, path = url_to_fs(url)
+            filesystem.invalidate_cache()
+            info: dict[str, Any] = filesystem.info(path)
+            if info.get("type") == "directory":
+                raise MirrorError("expected a file, found a folder")
+            # Not every filesystem has an ETag; `ukey` stands for all that it knows of a file.
+            found = str(info.get("ETag") or info.get("etag") or filesystem.ukey(path))
+            if validator and found != validator:
+                start = 0
+            file = stack.enter_context(filesystem.open(path, "rb"))
+            file.seek(start)
+        total = info.get("size")
+        yield Arrival(start, total if isinstance(total, int) else None, found, "", _read(url, file))
+
+
+def _read(url: str, file: _File) -> Iterator[bytes]:
+    while True:
+        with _translated(url):
+            chunk = file.read(_CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """fsspec's errors, and those of the packages behind it, as ours."""
+    try:
+        yield
+    except ImportError as error:
+        raise MirrorError(
+            f"expected a package that opens {url.partition(':')[0]}: URLs, found none: {error}"
+        ) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise MirrorError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, NotImplementedError) as error:
+        raise MirrorError(f"expected a URL that fsspec opens, found {error}") from error
+    except OSError as error:
+        raise TryAgainError(f"connection failed: {error!r}") from error
+    except _library_errors() as error:
+        raise TryAgainError(f"connection failed: {error!r}") from error
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    """Those of `_LIBRARY_ERRORS` whose package is in use."""
+    loaded = [(sys.modules[module], names) for module, names in _LIBRARY_ERRORS.items() if module in sys.modules]
+    return tuple(getattr(module, name) for module, names in loaded for name in names if hasattr(module, name))
