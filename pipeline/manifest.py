@@ -6,6 +6,9 @@ licence = "CC BY 4.0"             # of what states none of its own
 [holdout]
 lists = ["holdout/mine.txt"]      # more evaluation ids, one `coco:391895` a line; relative to the manifest
 
+[crawl]                           # where a source is crawled: the fields of `pipeline.manners.Crawling`
+user_agent = "bitgen/0.1 (+https://example.org/crawler)"
+
 [[file]]                          # the fields of `File`
 path = "annotations.zip"
 urls = ["http://images.cocodataset.org/annotations/annotations_trainval2017.zip"]
@@ -25,6 +28,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fsspec import available_protocols
 
+from pipeline.manners import Crawling
 from pipeline.nearest import hint
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+.-]{0,63}")
@@ -124,6 +128,8 @@ class Source:
     """Files without which the hold-out rule cannot be kept."""
     crawl: bool = False
     """Its images are URLs, which `bitgen-download` crawls into the first of `images`."""
+    crawling: Crawling = field(default_factory=Crawling)
+    """The manifest's `[crawl]` table; filled in by `read_manifest`."""
     published: Mapping[str, Option] = field(default_factory=dict)
     """Counts of the dataset's authors that the whole source has to give: of `images`, of `rows`."""
     links: bool = True
@@ -184,14 +190,15 @@ def read_manifest(path: Path) -> Manifest:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"expected TOML, found {error}: {path}") from error
     where = str(path)
-    _check_known(top, ("name", "licence", "file", "source", "holdout"), where)
+    _check_known(top, ("name", "licence", "file", "source", "holdout", "crawl"), where)
     name, licence = (_value(top.get(key, ""), str, f"{where}: {key}") for key in ("name", "licence"))
     if not _NAME.fullmatch(name):
         raise ManifestError(f"expected a name of a-z 0-9 _ + . -, found {name!r}: {where}")
     if not licence:
         raise ManifestError(f"expected a licence, found none: {where}")
     files = tuple(_table(File, t, f"{where}: [[file]] {i}", {}) for i, t in enumerate(_tables(top, "file", where), 1))
-    own = {"manifest": name}
+    crawling = _value(top.get("crawl", {}), dict, f"{where}: [crawl]")
+    own = {"manifest": name, "crawling": _table(Crawling, crawling, f"{where}: [crawl]", {"private": ()})}
     sources = tuple(
         _table(Source, {"licence": licence} | t, f"{where}: [[source]] {i}", own)
         for i, t in enumerate(_tables(top, "source", where), 1)
@@ -218,9 +225,9 @@ def _tables(top: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]
 
 
 def _table(kind: type[Table], table: Mapping[str, Any], where: str, own: Mapping[str, Any]) -> Table:
-    """A `File` or `Source` from its TOML table, and from `own`: fields that a manifest does not write."""
+    """A `File`, `Source` or `Crawling` from its TOML table, and from `own`: fields that a manifest does not write."""
     hints = get_type_hints(kind)
-    declared = [f for f in fields(kind) if f.name not in own]  # type: ignore[arg-type] (both kinds are dataclasses)
+    declared = [f for f in fields(kind) if f.name not in own]  # type: ignore[arg-type] (all kinds are dataclasses)
     _check_known(table, [f.name for f in declared], where)
     for each in declared:
         if each.default is MISSING and each.default_factory is MISSING and each.name not in table:

@@ -1,60 +1,43 @@
 """One URL becomes bytes, politely and safely: what img2dataset's workers open addresses with.
 
-`urllib.request.urlopen` loads the certificate store anew for every image, which costs 23 ms of CPU; an opener that
-is installed once per process shares one TLS context. It is also the one place where every request passes, redirects
-included: so it says who is asking, refuses private addresses, and caps bytes, time and connections per host.
+`urllib.request.urlopen` loads the certificate store and shakes hands anew for every image; an opener that is installed
+once per process shares one store and the connections that servers keep open. It is also the one place where every
+request passes, redirects included: so it says who is asking, asks for http and https alone and of public addresses
+alone, leaves alone what is opted out, and caps bytes, time and requests per host. No proxy is used: it would hide
+addresses.
 """
 
 import http.client
-import ipaddress
+import re
 import socket
 import ssl
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from email.message import Message
-from functools import partial
+from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
-USER_AGENT = "bitgen/0.1 (image-text dataset research crawler; python-urllib)"
-_TRY_AGAIN = ("timeout", "connection_error", "cut_short", "http_408", "http_425", "http_429")
-_CHUNK_BYTES = 1 << 16
-_LONGEST_WAIT_S = 30.0
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from pipeline.connections import Asked, Clock, Connections, Place, RefusedError
+from pipeline.manners import TDM_RESERVATION, Manners
 
-
-class RefusedError(Exception):
-    """An address that gives no image; its text is `outcome: detail`, and so travels through img2dataset's report."""
-
-    def __init__(self, outcome: str, detail: str, wait_s: float = 0.0) -> None:
-        super().__init__(f"{outcome}: {detail}")
-        self.outcome = outcome
-        self.wait_s = wait_s
-
-
-@dataclass(frozen=True)
-class Manners:
-    """How a crawl behaves towards the servers, and what it takes from them."""
-
-    user_agent: str = USER_AGENT
-    timeout_s: float = 10.0
-    """For a connection, and for each wait for more bytes."""
-    deadline_s: float = 60.0
-    """For one image, tries included."""
-    retries: int = 2
-    """After a failure that may pass: a time-out, a lost connection, 408, 425, 429 or 5xx."""
-    back_off_s: float = 1.0
-    """Before the first retry; doubled for each further one, unless the server says how long."""
-    max_bytes: int = 32 << 20
-    per_host: int = 8
-    """Images that one process asks of one host at a time."""
-    private: tuple[str, ...] = ()
-    """`host:port` that may be asked although they are not public: for tests against a local server."""
+AGENT = "bitgen"
+"""The name under which `X-Robots-Tag: bitgen: noai` speaks to this crawler alone."""
+_VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+"""Directives of `X-Robots-Tag` with a colon of their own. Source:
+https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag"""
+_TRY_AGAIN = ("timeout", "connection_error", "cut_short", "dns_timeout", "http_408", "http_425", "http_429")
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9._:-]+")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 10
+_DRAINED_BYTES = 1 << 16  # of an answer that is no image: read to its end, so that its connection can be used again
+_SAFE = "%/:=&?~+!$,;'@()*[]"
+"""What stays as it is in a path or query; all else is percent-encoded."""
 
 
 class Answer:
@@ -75,94 +58,164 @@ class Answer:
 
 
 class PoliteOpener(urllib.request.OpenerDirector):
-    """`urllib`'s opener with manners; safe to use from several threads. No proxy is used: it would hide addresses."""
+    """An opener with manners, for `urllib.request.install_opener`; safe to use from several threads."""
 
     def __init__(self, manners: Manners) -> None:
         super().__init__()
         self._manners = manners
-        self._slots: dict[str, threading.BoundedSemaphore] = defaultdict(
-            lambda: threading.BoundedSemaphore(manners.per_host)
-        )
-        self._lock = threading.Lock()
-        self._inner = urllib.request.OpenerDirector()
-        context = ssl.create_default_context()
-        for handler in (
-            _HttpHandler(manners.private),
-            _HttpsHandler(manners.private, context),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.UnknownHandler(),  # whatever a redirect leads to but http and https
-        ):
-            self._inner.add_handler(handler)
+        self._connections = Connections(manners.private)
+        self._turns = _Turns(manners.per_host)
+        self._headers = {"User-Agent": manners.user_agent, "Accept": "image/*,*/*;q=0.5", "Connection": "keep-alive"}
+        self.stopped = ""
+        """Why nobody is asked any more; empty: it works."""
 
-    def open(self, fullurl: str | urllib.request.Request, data: Any = None, timeout: float | None = None) -> Any:
-        """The `Answer` of a URL, read to its end. Raises `RefusedError`. `data` and `timeout` are not used."""
+    def stop(self, why: str) -> None:
+        """Ask nobody any more: every further `open` is refused as `stopped`."""
+        self.stopped = why
+
+    def open(self, fullurl: str | urllib.request.Request, data: Any = None, timeout: float | None = None) -> Answer:
+        """The whole answer of a URL. Raises `RefusedError`. `data` and `timeout` are not used."""
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-        host = urlsplit(url).hostname or ""
-        with self._lock:
-            slot = self._slots[host]
-        deadline = time.monotonic() + self._manners.deadline_s
-        with slot:
-            for attempt in range(self._manners.retries + 1):
-                try:
-                    return self._once(url, deadline)
-                except RefusedError as refused:
-                    may_pass = refused.outcome in _TRY_AGAIN or refused.outcome.startswith("http_5")
-                    wait_s = max(refused.wait_s, self._manners.back_off_s * 2**attempt)
-                    if not may_pass or attempt == self._manners.retries or time.monotonic() + wait_s > deadline:
-                        raise
-                time.sleep(wait_s)
-        raise AssertionError("the last try returns or raises")
+        manners, attempt = self._manners, 0
+        clock = Clock(time.monotonic() + manners.deadline_s, manners.timeout_s)
+        while True:
+            try:
+                return self._once(url, clock)
+            except RefusedError as refused:
+                may_pass = refused.outcome in _TRY_AGAIN or refused.outcome.startswith("http_5")
+                wait_s = max(refused.wait_s, manners.back_off_s * 2**attempt)
+                if not may_pass or attempt == manners.retries or time.monotonic() + wait_s > clock.deadline:
+                    raise
+            attempt += 1
+            time.sleep(wait_s)
 
-    def _once(self, url: str, deadline: float) -> Answer:
-        manners = self._manners
+    def _once(self, url: str, clock: Clock) -> Answer:
+        """One try, through all redirects."""
         try:
-            # Many lists hold addresses with spaces and letters outside ASCII, as browsers accept them.
-            request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"))
-            request.add_header("User-Agent", manners.user_agent)
-            request.add_header("Accept", "image/*,*/*;q=0.5")
-            left_s = min(manners.timeout_s, deadline - time.monotonic())
-            if left_s <= 0:
-                raise RefusedError("timeout", f"no answer within {manners.deadline_s:g} s")
-            with self._inner.open(request, timeout=left_s) as response:
-                return Answer(response.headers, _body(response, manners, deadline))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise RefusedError(f"http_{error.code}", str(error.reason), _retry_after_s(error.headers)) from error
-        except urllib.error.URLError as error:
-            raise _named(error.reason if isinstance(error.reason, OSError) else error) from error
+            for _ in range(_MOST_REDIRECTS + 1):
+                if self.stopped:
+                    raise RefusedError("stopped", self.stopped)
+                place, target = _parsed(url)
+                with self._turns.of(place.host, clock):
+                    asked = self._connections.ask(place, target, self._headers, clock)
+                    try:
+                        status, headers = asked.response.status, asked.response.headers
+                        if status in (200, 203):
+                            return Answer(headers, self._body(asked))
+                        wait_s = _retry_after_s(headers)
+                        if wait_s:
+                            self._turns.rest(place.host, wait_s, status)
+                        _drain(asked.response)
+                    finally:
+                        self._connections.give_back(asked)
+                location = headers.get("Location")
+                if status not in _REDIRECTS or location is None:
+                    raise RefusedError(f"http_{status}", asked.response.reason, wait_s)
+                # http.client reads headers as Latin-1: so the bytes are those that the server sent.
+                url = urljoin(url, quote(location.strip(), safe=_SAFE + "#", encoding="latin-1"))
+            raise RefusedError("redirects", f"more than {_MOST_REDIRECTS}, the last to {url}")
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _named(error) from error
 
+    def _body(self, asked: Asked) -> bytes:
+        response, allowed = asked.response, self._manners.max_bytes
+        if (directive := opted_out(response.headers, self._manners.opt_outs)) is not None:
+            raise RefusedError("opted_out", directive)
+        stated = response.length
+        if stated is not None and stated > allowed:
+            raise RefusedError("too_large", f"{stated} bytes stated, {allowed} allowed")
+        body = response.read(allowed + 1)
+        if len(body) > allowed:
+            raise RefusedError("too_large", f"more than {allowed} bytes")
+        if stated is not None and len(body) < stated:
+            raise RefusedError("cut_short", f"{len(body)} bytes of {stated}")
+        if not body:
+            raise RefusedError("no_bytes", f"status {response.status}")
+        return body
 
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet; addresses that carry another one inside are judged by that."""
-    ip: _Address = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inside is None and ip in _NAT64:
-            inside = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inside or ip
-    return ip.is_global and not ip.is_multicast
+
+class _Turns:
+    """At most so many requests to a host at a time, and none while it rests; safe for threads."""
+
+    def __init__(self, per_host: int) -> None:
+        self._per_host = per_host
+        self._slots: dict[str, tuple[threading.BoundedSemaphore, int]] = {}  # and how many hold it or wait for it
+        self._rests: dict[str, tuple[float, int]] = {}  # until when, and the status that said so
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, host: str, clock: Clock) -> Iterator[None]:
+        """A turn at a host. Raises `RefusedError` where it would come too late."""
+        with self._lock:
+            slot, users = self._slots.get(host) or (threading.BoundedSemaphore(self._per_host), 0)
+            self._slots[host] = (slot, users + 1)
+        try:
+            began = time.monotonic()
+            with slot:
+                clock.deadline += time.monotonic() - began  # the queue is ours, not the server's
+                self._wait_out_rest(host, clock)
+                yield
+        finally:
+            with self._lock:
+                users = self._slots[host][1] - 1
+                if users:
+                    self._slots[host] = (slot, users)
+                else:
+                    del self._slots[host]
+
+    def rest(self, host: str, wait_s: float, status: int) -> None:
+        """The host asked to be left alone for so long."""
+        with self._lock:
+            self._rests[host] = (time.monotonic() + wait_s, status)
+
+    def _wait_out_rest(self, host: str, clock: Clock) -> None:
+        until, status = self._rests.get(host, (0.0, 0))
+        now = time.monotonic()
+        if until <= now:
+            return
+        if until > clock.deadline:
+            raise RefusedError(f"http_{status}", f"{host} asks for {until - now:.0f} s of rest", until - now)
+        time.sleep(until - now)
 
 
-def _body(response: http.client.HTTPResponse, manners: Manners, deadline: float) -> bytes:
-    stated = response.headers.get("Content-Length", "")
-    if stated.isdecimal() and int(stated) > manners.max_bytes:
-        raise RefusedError("too_large", f"{stated} bytes stated, {manners.max_bytes} allowed")
-    body = bytearray()
-    while chunk := response.read1(_CHUNK_BYTES):
-        body += chunk
-        if len(body) > manners.max_bytes:
-            raise RefusedError("too_large", f"more than {manners.max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise RefusedError("timeout", f"{len(body)} bytes within {manners.deadline_s:g} s")
-    if stated.isdecimal() and len(body) < int(stated):
-        raise RefusedError("cut_short", f"{len(body)} bytes of {stated}")
-    if not body:
-        raise RefusedError("no_bytes", f"status {response.status}")
-    return bytes(body)
+def opted_out(headers: Message, opt_outs: tuple[str, ...]) -> str | None:
+    """The directive by which an answer asks not to be used, of those in `opt_outs`; None where there is none.
+
+    `X-Robots-Tag` may come several times, with several directives, and name who a directive is for; those before any
+    name are for all.
+    """
+    if TDM_RESERVATION in opt_outs and headers.get(TDM_RESERVATION, "").strip() == "1":
+        return f"{TDM_RESERVATION}: 1"
+    for value in headers.get_all("X-Robots-Tag", []):
+        agent = ""
+        for part in value.lower().split(","):
+            name, colon, rest = part.partition(":")
+            if colon and name.strip() not in _VALUED:
+                agent, part = name.strip(), rest
+            if agent in ("", "*", AGENT) and part.strip() in opt_outs:
+                return f"X-Robots-Tag: {value}"
+    return None
+
+
+def _parsed(url: str) -> tuple[Place, str]:
+    """Where to ask, and for what; a URL is read as browsers do, with spaces and letters outside ASCII.
+
+    Raises `RefusedError`, `ValueError`.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise RefusedError("bad_url", f"expected http:// or https:// and a host, found {url[:200]!r}")
+    host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode("ascii")
+    if not _HOST.fullmatch(host):
+        raise RefusedError("bad_url", f"expected the name of a host, found {host[:200]!r}")
+    query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
+    place = Place(host, parts.port or _PORTS[parts.scheme], parts.scheme == "https")
+    return place, (quote(parts.path, safe=_SAFE) or "/") + query
+
+
+def _drain(response: http.client.HTTPResponse) -> None:
+    if response.chunked or (response.length or 0) <= _DRAINED_BYTES:
+        response.read(_DRAINED_BYTES)
 
 
 def _named(error: BaseException) -> RefusedError:
@@ -175,64 +228,23 @@ def _named(error: BaseException) -> RefusedError:
         (http.client.InvalidURL, "bad_url"),
         (http.client.IncompleteRead, "cut_short"),
         (http.client.HTTPException, "bad_answer"),
-        (urllib.error.URLError, "bad_url"),  # no handler for its scheme
         (OSError, "connection_error"),
         (ValueError, "bad_url"),
     )
-    return RefusedError(
-        next((outcome for kind, outcome in known if isinstance(error, kind))), str(error) or repr(error)
-    )
+    outcome = next((outcome for kind, outcome in known if isinstance(error, kind)))
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+        outcome = "dns_timeout"
+    return RefusedError(outcome, str(error) or repr(error))
 
 
 def _retry_after_s(headers: Message) -> float:
-    stated = headers.get("Retry-After", "")
-    return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else 0.0
-
-
-def _connect(
-    address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None, private: tuple[str, ...]
-) -> socket.socket:
-    """`socket.create_connection` to public addresses, and to `private` ones: judged is what is connected to."""
-    host, port = address
-    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    allowed = found if f"{host}:{port}" in private else [ip for ip in found if is_public(ip)]
-    if not allowed:
-        raise RefusedError("private_address", f"{host} is {', '.join(sorted(set(found)))}")
-    for last, ip in enumerate(allowed, 1):
-        try:
-            return socket.create_connection((ip, port), timeout, source_address)
-        except OSError:
-            if last == len(allowed):
-                raise
-    raise AssertionError("the last address returns or raises")
-
-
-class _Http(http.client.HTTPConnection):
-    def __init__(self, *args: Any, private: tuple[str, ...], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._create_connection = partial(_connect, private=private)
-
-
-class _Https(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, private: tuple[str, ...], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._create_connection = partial(_connect, private=private)
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def __init__(self, private: tuple[str, ...]) -> None:
-        super().__init__()
-        self._private = private
-
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Http, private=self._private), req)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, private: tuple[str, ...], context: ssl.SSLContext) -> None:
-        super().__init__(context=context)
-        self._private = private
-        self._shared = context
-
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Https, private=self._private), req, context=self._shared)
+    """Seconds, from a number or a date; 0 where there is neither."""
+    stated = headers.get("Retry-After", "").strip()
+    if stated.isdecimal():
+        return float(stated)
+    try:
+        when = parsedate_to_datetime(stated)
+    except ValueError:
+        return 0.0
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -73,7 +73,7 @@ def test_shards_of_an_evaluation_source_go_to_eval(tmp_path: Path) -> None:
     [
         ("phase =", "phaze =", r"found 'phaze' \(did you mean 'phase'\?\): .*world.toml: \[\[source\]\] 1"),
         ("bytes =", "byte =", r"found 'byte' \(did you mean 'bytes'\?\): .*\[\[file\]\] 1"),
-        ("[holdout]", "[hold]", r"expected one of name, licence, file, source, holdout, found 'hold'"),
+        ("[holdout]", "[hold]", r"expected one of name, licence, file, source, holdout, crawl, found 'hold'"),
         ('phase = "coarse"', "", r"expected a field 'phase', found none: .*\[\[source\]\] 1"),
         ('"coarse"', '"corse"', r"expected phase of coarse or fine, found 'corse' \(did you mean 'coarse'\?\)"),
         ('role = "train"', 'role = "test"', r"expected role of train or eval, found 'test'"),

@@ -8,7 +8,9 @@ from threading import Thread
 
 import pytest
 
-from pipeline.opener import Manners, PoliteOpener, RefusedError, is_public
+from pipeline.connections import RefusedError, is_public
+from pipeline.manners import Manners
+from pipeline.opener import PoliteOpener
 from tests.servers import Cut, Page, Redirect, Server, Slow, Status, serve
 
 
@@ -32,7 +34,7 @@ def test_the_server_learns_who_is_asking(server: Server) -> None:
     server.pages["/a.jpg"] = Page(b"image")
     browser = urllib.request.Request(server.url("/a.jpg"), headers={"User-Agent": "Mozilla/5.0"})
     opener(server).open(browser)
-    assert server.asked("/a.jpg", "User-Agent") == ["bitgen/0.1 (image-text dataset research crawler; python-urllib)"]
+    assert server.asked("/a.jpg", "User-Agent") == ["bitgen/0.1 (image-text dataset research crawler; python)"]
 
 
 def test_an_address_with_a_space_is_asked_for_as_a_browser_would(server: Server) -> None:
@@ -104,7 +106,7 @@ def test_a_redirect_out_of_the_web_is_refused(server: Server, location: str) -> 
 
 def test_a_redirect_in_a_circle_is_refused(server: Server) -> None:
     server.faults["/a.jpg"] = [Redirect("/a.jpg")] * 30
-    assert refusal(server, "/a.jpg") == "http_302"
+    assert refusal(server, "/a.jpg") == "redirects"
 
 
 @pytest.mark.parametrize(
