@@ -1,13 +1,18 @@
 import dataclasses
 import hashlib
 import json
+from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bitgen.record import Box, Phrase, Text
 from shards.format import ShardError, ShardWriter
 from shards.index import ShardIndex, write_index
 from shards.verify import Report, verify
+
+few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -26,9 +31,9 @@ def rewrite(describe):
     return make
 
 
-def flip(path, at):
+def flip(path, at, change=0xFF):
     data = bytearray(path.read_bytes())
-    data[at] ^= 0xFF
+    data[at] ^= change
     path.write_bytes(data)
 
 
@@ -110,3 +115,86 @@ def test_phrases_and_boxes_are_counted_from_the_records(tmp_path, rewrite, photo
     rewrite(tmp_path, [(describe(image, texts=(text,)), image)])
     report = verify(tmp_path)
     assert (report.texts, report.phrases, report.boxes) == (1, 2, 3)
+
+
+def test_every_record_is_handed_on_in_order(build):
+    seen = []
+    verify(build("pets", (3, 2)), seen=seen.append)
+    assert [sample.ids for sample in seen] == [("coco:0",), ("coco:1",), ("coco:2",), ("coco:3",), ("coco:4",)]
+
+
+def test_what_a_reader_of_records_raises_ends_the_reading(build):
+    with pytest.raises(ZeroDivisionError):
+        verify(build(), seen=lambda sample: 1 // 0)
+
+
+def test_a_row_of_the_index_that_cannot_be_is_found_before_the_shards_are_read(build):
+    folder = build()
+    entries = [ShardIndex.open(folder).entry(i) for i in range(5)]
+    write_index(folder, [*entries[:4], dataclasses.replace(entries[4], image_offset=10**6)])
+    flip(folder / "000000.tar", 700)
+    with pytest.raises(ShardError, match=r"expected the image member within its shard, .*: pets-4, .*000001\.tar"):
+        verify(folder)
+
+
+def test_a_shard_with_another_sample_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    entries = rewrite(tmp_path, [(describe(image, "pets-1"), image), (describe(image, "pets-2"), image)])
+    change_first_shard(tmp_path, samples=1)
+    write_index(tmp_path, entries[:1])
+    with pytest.raises(ShardError, match=r"expected 1 samples, found another, pets-2: .*000000\.tar"):
+        verify(tmp_path)
+
+
+def test_a_shard_with_a_sample_less_is_found(tmp_path, rewrite, photograph, describe):
+    image = photograph()
+    entries = rewrite(tmp_path, [(describe(image, "pets-1"), image)])
+    change_first_shard(tmp_path, samples=2)
+    write_index(tmp_path, [*entries, dataclasses.replace(entries[0], key="pets-2")])
+    with pytest.raises(ShardError, match=r"expected 2 samples, found 1: .*000000\.tar"):
+        verify(tmp_path)
+
+
+def change_first_shard(folder, **fields):
+    """`dataset.json` with other facts on its only shard, and as many samples as that says."""
+    dataset = json.loads((folder / "dataset.json").read_text())
+    shard = {**dataset["shards"][0], **fields}
+    (folder / "dataset.json").write_text(json.dumps({**dataset, "samples": shard["samples"], "shards": [shard]}))
+
+
+@few
+@given(at=st.integers(0, 10**6), change=st.integers(1, 255))
+def test_an_index_with_a_changed_byte_says_the_same_or_is_found(pets, at, change):
+    folder, data, entries = pets
+    damaged = bytearray(data)
+    damaged[at % len(data)] ^= change
+    (folder / "index.arrow").unlink()
+    (folder / "index.arrow").write_bytes(damaged)
+    with suppress(ShardError):
+        verify(folder, images=False)
+        index = ShardIndex.open(folder)
+        assert [index.entry(i) for i in range(5)] == entries
+
+
+@few
+@given(shard=st.sampled_from(["000000.tar", "000001.tar"]), at=st.integers(0, 10**6), change=st.integers(1, 255))
+def test_a_shard_with_a_changed_byte_is_found(pets, shard, at, change):
+    path = pets[0] / shard
+    whole = path.read_bytes()
+    flip(path, at % len(whole), change)
+    with pytest.raises(ShardError, match=f"expected sha256 .*{shard}"):
+        verify(pets[0], images=False)
+    path.write_bytes(whole)
+
+
+@pytest.fixture
+def pets(build):
+    """A dataset, the bytes of its index, and what they say."""
+    folder = build()
+    index = ShardIndex.open(folder)
+    return folder, (folder / "index.arrow").read_bytes(), [index.entry(i) for i in range(5)]
+
+
+def test_equal_hashes_of_different_keys_are_no_double(build, monkeypatch):
+    monkeypatch.setattr("builtins.hash", lambda key: 0)
+    assert verify(build()).samples == 5
