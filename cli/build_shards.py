@@ -18,6 +18,7 @@ from pipeline.holdout import HoldoutError, missing_files
 from pipeline.ledger import summary
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.rows import AnnotationError
+from pipeline.send import SendError
 from pipeline.workers import Engine, WorkerError
 from shards.format import ShardError
 from shards.index import DATASET
@@ -25,7 +26,17 @@ from shards.verify import verify
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 
-_FAILURES = (BuildError, HoldoutError, AnnotationError, ShardError, WorkerError, BusyError, FetchError, OSError)
+_FAILURES = (
+    BuildError,
+    HoldoutError,
+    AnnotationError,
+    ShardError,
+    SendError,
+    WorkerError,
+    BusyError,
+    FetchError,
+    OSError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         default="local",
         help="worker processes here (local, the default), or the CPUs of a Ray cluster that shares the data folder",
     )
+    parser.add_argument(
+        "--output",
+        default="",
+        metavar="URL",
+        help="where finished datasets go, any URL that fsspec opens, as s3://bucket/shards; the shards are then deleted"
+        " here (default: they stay in DATA/shards)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and end")
     parser.add_argument(
         "--verify", action="store_true", help="build nothing: read all that is built, compare every digest, and end"
@@ -103,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     built: list[Built] = []
-    how = Options(options.limit, options.shorter_side, options.workers, options.engine, options.check)
+    how = Options(options.limit, options.shorter_side, options.workers, options.engine, options.check, options.output)
     for each in build(manifests, options.data, wanted, how):
         built.append(each)
         print(_line(each), file=sys.stderr)

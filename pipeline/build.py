@@ -41,6 +41,7 @@ from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
 from pipeline.reading import known_ids, read
+from pipeline.send import forget, send, sent_to
 from pipeline.workers import Engine, LocalWorkers, RayWorkers, workers_of
 from pipeline.write import shard_tasks, write_shard
 from shards.format import FORMAT_VERSION, ShardError
@@ -70,6 +71,8 @@ class Options:
     """`ray`: the CPUs of a Ray cluster in their place."""
     check: Check = "whole"
     """How much of an image is looked at before it goes in."""
+    output: str = ""
+    """A URL that fsspec opens, where finished datasets go; empty: they stay under `data`."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     """Builds the `wanted` sources of `manifests` under `data`, evaluation first; each is finished when it is yielded.
 
     The hold-out rule covers all of `manifests`, whichever sources are wanted. Raises `BuildError`, and the errors of
-    the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `WorkerError`, `BusyError`, `OSError`.
+    the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `SendError`, `WorkerError`, `BusyError`, `OSError`.
     """
     if options.engine == "ray":
         data = data.absolute()  # its workers have working directories of their own
@@ -169,7 +172,8 @@ def _build_source(
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, others, options)
     if dataset := _finished(folder, inputs, locate):
-        return Built(folder, dataset, is_new=False)
+        return _sent(Built(folder, dataset, is_new=False), options.output)
+    forget(folder)
 
     # Every image is opened and written, by the workers.
     parts: list[Path] = []
@@ -220,7 +224,19 @@ def _build_source(
             "limit": options.limit,
         },
     )
-    return Built(folder, dataset, is_new=True)
+    return _sent(Built(folder, dataset, is_new=True), options.output)
+
+
+def _sent(built: Built, output: str) -> Built:
+    """`built`, once it is where it is wanted."""
+    there = sent_to(built.folder)
+    if output and there not in (None, output):
+        raise BuildError(
+            f"expected {built.dataset['name']} to go to {output}, found it sent to {there}: copy it from there"
+        )
+    if output:
+        send(built.folder, output)
+    return built
 
 
 def _counted(source: Source, counts: Counter[str], plan: Plan, candidates: int) -> dict[str, int]:
@@ -271,8 +287,8 @@ def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
 def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | None:
     """`dataset.json` of a dataset that another build would make again; None where there is something to do."""
     try:
-        dataset = dict(ShardIndex.open(folder).dataset)
+        dataset = read_json(folder / DATASET) if sent_to(folder) else dict(ShardIndex.open(folder).dataset)
     except ShardError:
         return None
     whole = all((folder / name).is_file() for name in (IMAGES, STAMPS, LEDGER))
-    return dataset if dataset.get("inputs") == inputs and whole and is_unchanged(folder, locate) else None
+    return dataset if dataset and dataset.get("inputs") == inputs and whole and is_unchanged(folder, locate) else None
