@@ -10,7 +10,7 @@ import tyro
 
 from bitgen.batch import BatchError
 from pipeline.files import check_replaceable, write_text
-from pipeline.pages import PageError, data_page
+from pipeline.pages import RECORDS, PageError, data_page
 from pipeline.run_page import is_run, run_of, run_page
 from shards.format import ShardError
 from shards.index import DATASET
@@ -22,7 +22,8 @@ class UseError(Exception):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Show datasets (counts, refusals, samples as the model sees them) or a run (curves, results, predictions)."""
+    """Show datasets (what was built, what needs attention, refusals with examples, sizes, words, contact sheets) or a
+    run (curves, results, predictions)."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """A run folder, a dataset folder, or a data folder that holds shards/."""
@@ -32,13 +33,17 @@ class Arguments:
     data: Path | None = None
     """For a run: the folder that holds shards/; by default the one that the run was trained from."""
     samples: int = 12
-    """Images shown, over all datasets; at least one of each."""
+    """Images shown: of a run over all its datasets, at least one of each; of data from every dataset."""
+    records: int = RECORDS
+    """For data: records read over all datasets for words, licences and sizes of boxes; smaller datasets are read whole."""
     seed: int = 0
-    """Which images, and which crops of them."""
+    """Which images and records, and which crops."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"expected --samples of 1 or more, found {self.samples}")
+        if self.records < 1:
+            raise ValueError(f"expected --records of 1 or more, found {self.records}")
         if self.seed < 0:
             raise ValueError(f"expected --seed of 0 or more, found {self.seed}")
 
@@ -78,7 +83,7 @@ def show(arguments: Arguments) -> Path:
         out = arguments.out or default_page(path)
         print(f"showing the datasets of {path}", file=sys.stderr)
         check_replaceable(out)
-        page = data_page(path, arguments.samples, arguments.seed)
+        page = data_page(path, arguments.samples, arguments.seed, arguments.records)
     write_text(out, page)
     return out
 

@@ -100,6 +100,29 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], lesser: Iterable
     return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
+def grid(header: Sequence[Html], rows: Sequence[Sequence[Html]], right: Iterable[int] = (), kind: str = "") -> Html:
+    """A table whose cells are markup of ours.
+
+    Args:
+        right: numbers of the columns that are aligned to the right.
+        kind: one of our classes.
+    """
+    to_right = set(right)
+    kinds = [' class="number"' if column in to_right else "" for column in range(len(header))]
+    head = "".join(f'<th scope="col"{k}>{name}</th>' for name, k in zip(header, kinds, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{k}>{cell}</td>' for cell, k in zip(row, kinds, strict=True))}</tr>" for row in rows
+    )
+    return Html(
+        f'<div class="scroll"><table class="grid {kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def fold(summary: Html, body: Html, is_open: bool) -> Html:
+    """A part of the page that the reader can open and close."""
+    return Html(f"<details{' open' if is_open else ''}><summary>{summary}</summary>{body}</details>")
+
+
 def count(value: int) -> str:
     return f"{value:,}"
 

@@ -40,6 +40,7 @@ table { margin: 10px 0 14px; border-collapse: collapse; font-size: 14px; font-va
 th, td { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 td:first-child { white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); white-space: nowrap; }
+table.grid th { white-space: normal; vertical-align: bottom; }
 td.number, th.number { padding-left: 10px; text-align: right; white-space: nowrap; }
 tr.lesser td { color: var(--muted); }
 tr.lesser td:first-child { padding-left: 16px; }
@@ -65,6 +66,10 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .chart text.event { fill: var(--ground); font-size: 10px; font-weight: 700; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
+.chart rect.bar { fill: currentColor; }
+.chart rect.field { fill: none; stroke: var(--rule); }
+.chart text.mark { font-size: 12px; fill: var(--ink); }
+.density svg { max-width: 300px; }
 .ends { display: block; }
 .legend { max-width: none; font-size: 13px; }
 .key { display: inline-block; margin-right: 18px; }
@@ -77,6 +82,36 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
   background: var(--ink); color: var(--ground);
   font-size: 10px; line-height: 16px; text-align: center;
 }
+
+.key.s0, .key.s1, .key.s2, .key.s4 { color: var(--ink); }
+.key i.s0 { color: var(--s0); } .key i.s1 { color: var(--s1); }
+.key i.s2 { color: var(--s2); } .key i.s4 { color: var(--s4); }
+svg.spark { display: block; width: 150px; height: 25px; overflow: visible; }
+.spark path { fill: currentColor; }
+.spark .axis { stroke: var(--muted); stroke-width: 0.7; }
+svg.spark-axis { display: block; width: 150px; height: 14px; overflow: visible; font-size: 10.5px; font-weight: 400; }
+.spark-axis text { fill: var(--muted); }
+.stack { display: flex; min-width: 150px; height: 11px; margin-top: 6px; border-radius: 3px; overflow: hidden; }
+.stack i { flex: 0 1 0; min-width: 1px; background: currentColor; }
+.bar-track { display: inline-block; width: 110px; height: 9px; border-radius: 2px; background: var(--rule); }
+.bar-track i { display: block; height: 100%; min-width: 1px; border-radius: 2px; background: currentColor; }
+.ceiling { white-space: nowrap; }
+.ceiling .bar-track { width: 64px; margin-right: 8px; }
+.good { color: var(--s2); font-weight: 600; }
+.wide { max-width: none; }
+.warning h3 { margin: 0 0 4px; }
+.warning ul { margin: 0; padding-left: 20px; }
+.warning li { margin: 4px 0; overflow-wrap: anywhere; }
+details { margin: 12px 0; padding: 10px 14px; border: 1px solid var(--rule); border-radius: 8px; }
+summary { cursor: pointer; }
+summary .stack { margin: 8px 0 2px; }
+table.reasons td:first-child { white-space: normal; min-width: 190px; }
+table.reasons small { font-size: 12.5px; }
+ul.examples { margin: 0; font-size: 13px; }
+ul.examples li { margin: 2px 0; overflow-wrap: anywhere; }
+table.licences td:nth-child(2) { min-width: 280px; overflow-wrap: anywhere; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, 176px); gap: 16px 13px; margin: 8px 0 16px; align-items: start; }
+.thumb figcaption { width: 176px; line-height: 1.35; }
 
 .card {
   margin: 22px 0; padding: 16px 18px; border: 1px solid var(--rule); border-radius: 10px;

@@ -47,11 +47,15 @@ def test_a_data_page_counts_every_dataset(data_page: str):
 
 
 def test_a_data_page_shows_refusals_by_reason(data_page: str):
-    assert '<th scope="col" class="number">held out</th>' in data_page
+    assert "66.7% of 9 rows kept" in data_page
+    assert "shows an evaluation image: never trained on" in data_page
 
 
-def test_a_data_page_shows_each_sample_as_stored_and_as_the_model_sees_it(data_page: str):
-    assert data_page.count("data:image/jpeg;base64,") == 4
+def test_a_data_page_shows_as_many_thumbnails_of_each_dataset_as_are_asked_for(data_page: str):
+    assert data_page.count('<figure class="thumb"') == 16
+
+
+def test_a_data_page_shows_one_sample_of_each_dataset_as_the_model_sees_it(data_page: str):
     assert data_page.count("data:image/png;base64,") == 4
 
 
@@ -73,7 +77,7 @@ def test_a_caption_that_is_a_script_is_shown_as_text(tmp_path: Path):
     write_set(tmp_path / "data", "coarse/bad-train", [sample(1, [Text(SCRIPT)])])
     page = page_of(tmp_path / "data")
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3
 
 
 def test_a_source_and_an_outcome_that_hold_quotes_are_shown_as_text(tmp_path: Path):
@@ -101,7 +105,7 @@ def test_a_damaged_image_gives_a_line_and_the_rest_is_shown(tmp_path: Path):
 def test_an_unfinished_dataset_is_named(tmp_path: Path):
     write_set(tmp_path / "data", "coarse/drawn-train", [sample(1, captions(1))])
     (tmp_path / "data/shards/coarse/half-train").mkdir()
-    assert "Not finished, so not shown: coarse/half-train." in page_of(tmp_path / "data")
+    assert "coarse/half-train is not finished: 0 shards are made" in page_of(tmp_path / "data")
 
 
 def test_datasets_under_different_holdouts_are_warned_of(tmp_path: Path):
