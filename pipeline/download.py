@@ -29,7 +29,8 @@ _UNPACKING = 2
 """Archives at once, while other files are fetched."""
 _ASKING = 8
 """Servers asked at once for the size of a file."""
-_LEAVE_S = 2.0
+_LEAVE_S = 1.0
+"""For threads to end by themselves when the user stops; one that waits for a server is left behind."""
 
 
 class DownloadError(Exception):

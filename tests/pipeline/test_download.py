@@ -11,8 +11,11 @@ import pytest
 from pipeline import room
 from pipeline.download import DownloadError, Wanted, download, wanted_files
 from pipeline.files import BusyError, locked
-from pipeline.manifest import File, Manifest
+from pipeline.holdout import SHIPPED
+from pipeline.locate import locate_for
+from pipeline.manifest import File, Manifest, read_manifest
 from pipeline.room import RoomError
+from pipeline.unpack import unpack
 from pipeline.wanted import is_named, needs
 from tests.disk import files_of_at_most
 from tests.servers import Page, Server, Slow, Together
@@ -259,6 +262,29 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 )
 def test_a_file_is_named_by_its_path_its_folder_or_a_pattern(pattern: str, named: bool) -> None:
     assert is_named(File("base/model.safetensors", ("x",)), pattern) is named
+
+
+@pytest.mark.parametrize("inside", ["flickr30k-images/", "flickr30k_images/", ""])
+def test_photographs_of_flickr30k_are_found_in_whatever_folder_the_mirror_packed_them(
+    tmp_path: Path, inside: str
+) -> None:
+    assert found_in(tmp_path, "flickr30k", 0, inside) == b"a photograph"
+
+
+@pytest.mark.parametrize("inside", ["images/", ""])
+def test_photographs_of_gqa_are_found_in_whatever_folder_they_are_packed(tmp_path: Path, inside: str) -> None:
+    assert found_in(tmp_path, "mixed", 1, inside) == b"a photograph"
+
+
+def found_in(folder: Path, family: str, file: int, inside: str) -> bytes:
+    """What the family's first source finds of an image, when its archive has it in the folder `inside`."""
+    manifest = read_manifest(SHIPPED.parent / f"{family}.toml")
+    archive = manifest.files[file]
+    (folder / "a.zip").write_bytes(packed(**{f"{inside}12.jpg": b"a photograph"}))
+    unpack(folder / "a.zip", folder / family / archive.folder, "s")
+    path = locate_for(manifest.sources[0], folder)("12.jpg")
+    assert isinstance(path, Path), path
+    return path.read_bytes()
 
 
 def test_a_file_that_is_there_and_right_is_not_yielded(tmp_path: Path) -> None:
