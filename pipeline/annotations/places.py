@@ -28,7 +28,7 @@ class Run(NamedTuple):
     start: int
     """Bytes [start, stop), or whatever else finds the rows again; what separates them lies within."""
     stop: int
-    count: int
+    length: int
     """Rows."""
 
 

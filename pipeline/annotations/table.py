@@ -83,7 +83,7 @@ def _batches(images: Iterable[list[Run]]) -> Iterator[list[list[Run]]]:
     count = 0
     for runs in images:
         some.append(runs)
-        count += sum(run.count for run in runs)
+        count += sum(run.length for run in runs)
         if count >= _ROWS:
             yield some
             some, count = [], 0
