@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         help="worker processes here (local, the default), or the CPUs of a Ray cluster that shares the data folder",
     )
     parser.add_argument(
+        "--keep-lookalikes",
+        action="store_true",
+        help="train on images that look like an evaluation image, though neither their ids nor their bytes are one's"
+        " (default: they are held out; the ledger lists them either way)",
+    )
+    parser.add_argument(
         "--output",
         default="",
         metavar="URL",
@@ -121,7 +127,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     built: list[Built] = []
-    how = Options(options.limit, options.shorter_side, options.workers, options.engine, options.check, options.output)
+    how = Options(
+        limit=options.limit,
+        shorter_side_px=options.shorter_side,
+        workers=options.workers,
+        engine=options.engine,
+        check=options.check,
+        keep_lookalikes=options.keep_lookalikes,
+        output=options.output,
+    )
     for each in build(manifests, options.data, wanted, how):
         built.append(each)
         print(_line(each), file=sys.stderr)

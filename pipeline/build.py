@@ -71,6 +71,8 @@ class Options:
     """`ray`: the CPUs of a Ray cluster in their place."""
     check: Check = "whole"
     """How much of an image is looked at before it goes in."""
+    keep_lookalikes: bool = False
+    """Train on what only looks like an evaluation image: neither its id nor its bytes are one's."""
     output: str = ""
     """A URL that fsspec opens, where finished datasets go; empty: they stay under `data`."""
 
@@ -190,7 +192,7 @@ def _build_source(
         log.warning("%s: some of its ids may be of %s, which is not on disk and so not held out", source.dataset, name)
 
     # What of it goes in, and the ledger.
-    plan = decide(parts, others.looks if source.role == "train" else None)
+    plan = decide(parts, others.looks if source.role == "train" else None, options.keep_lookalikes)
     with progress(f"{source.dataset}: ledger", None, "rows"):
         ends = ((n, plan.changes[n].ends if n in plan.changes else {}) for n in range(len(parts)))
         ledgers = ((ending(parts[n], ".ledger.parquet"), each) for n, each in ends)
@@ -221,6 +223,7 @@ def _build_source(
             "duplicates_across_sources": _seen_before(plan.firsts, others.firsts),
             "sample_side_px": options.shorter_side_px,
             "check": options.check,
+            "keep_lookalikes": options.keep_lookalikes,
             "limit": options.limit,
         },
     )
@@ -280,6 +283,7 @@ def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
         options.limit,
         options.shorter_side_px,
         options.check,
+        options.keep_lookalikes,
     ]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
 

@@ -44,8 +44,11 @@ class Plan:
     """[samples]: the first 8 bytes of each image's sha256, as it came."""
 
 
-def decide(parts: Sequence[Path], looks: Looks | None) -> Plan:
-    """The plan for `parts`: evaluation images by `looks` out, equal bytes joined to their first."""
+def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = False) -> Plan:
+    """The plan for `parts`: evaluation images by `looks` out, equal bytes joined to their first.
+
+    With `keep_lookalikes`, what only looks like an evaluation image goes in, and the ledger says so.
+    """
     changes: dict[int, Change] = {}
     counts, digests = [], [np.empty((0, 2), np.uint64)]
     for number, part in enumerate(parts):
@@ -56,10 +59,15 @@ def decide(parts: Sequence[Path], looks: Looks | None) -> Plan:
         if looks is None:
             continue
         for row, (digest, look) in enumerate(zip(came, table.column("look").to_pylist(), strict=True)):
-            if match := looks.match(digest.hex(), look):
-                change = changes.setdefault(number, Change())
+            equal = looks.equal(digest.hex())
+            if not (match := equal or looks.alike(look)):
+                continue
+            key, change = table.column("key")[row].as_py(), changes.setdefault(number, Change())
+            if equal or not keep_lookalikes:
                 change.dropped.add(row)
-                change.ends[table.column("key")[row].as_py()] = None, "held_out", match
+                change.ends[key] = None, "held_out", match
+            else:
+                change.ends[key] = key, "kept", match
     all_digests, starts = np.concatenate(digests), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     is_in = np.ones(len(all_digests), bool)
     for number, change in changes.items():

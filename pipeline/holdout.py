@@ -198,11 +198,16 @@ class Looks:
 
     def match(self, sha256: str, look: int) -> str | None:
         """Which evaluation image this is, and how one can tell; None where it is none."""
-        if name := self._bytes.get(sha256):
-            return f"same bytes as {name}"
-        if _is_flat(look):
-            return None
-        for band, value in zip(self._bands, _split(look), strict=True):
+        return self.equal(sha256) or self.alike(look)
+
+    def equal(self, sha256: str) -> str | None:
+        """The evaluation image of the same bytes."""
+        name = self._bytes.get(sha256)
+        return f"same bytes as {name}" if name else None
+
+    def alike(self, look: int) -> str | None:
+        """An evaluation image that looks the same, or nearly so."""
+        for band, value in zip(self._bands, _split(look), strict=True) if not _is_flat(look) else ():
             for other, name in band.get(value, ()):
                 if (look ^ other).bit_count() <= LOOK_DISTANCE:
                     return f"looks like {name}"

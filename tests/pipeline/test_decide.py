@@ -82,3 +82,16 @@ def test_with_a_limit_nothing_published_is_expected(
     world.add("val", {1: paint(1), 2: paint(2)}, role="eval", published={"images": 2})
     assert world.build(limit=1)[0].dataset["published"] == {}
     assert [message for message in caplog.messages if "published" in message] == []
+
+
+def test_a_lookalike_that_is_kept_is_listed(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1), 2: paint(4, (96, 80), quality=40), 3: paint(5)}, sizes={2: (96, 80)})
+    world.add("val", {8: paint(4), 9: paint(5)}, role="eval")
+    world.build(keep_lookalikes=True)
+    ends = [(line.outcome, line.detail) for line in world.ledger(source)][::2]
+    assert ends == [
+        ("kept", ""),
+        ("kept", "looks like eval/world-val coco-000000000008"),
+        ("held_out", "same bytes as eval/world-val coco-000000000009"),
+    ]
+    assert ids(world, "train") == [1, 2]
