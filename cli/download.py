@@ -14,15 +14,15 @@ from pathlib import Path
 
 from bitgen.progress import BesideBars, say
 from cli.arguments import check_sources, parse, positive
-from pipeline.build import BuildError, read
-from pipeline.crawl import CrawlError, CrawlSettings, crawl
+from pipeline.crawl import CrawlError, crawl, settings_for
+from pipeline.distributors import DISTRIBUTORS
 from pipeline.download import PARALLEL, PER_HOST, DownloadError, download
 from pipeline.files import BusyError
 from pipeline.holdout import SHIPPED, missing_files
 from pipeline.locate import is_url
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.nearest import hint
-from pipeline.opener import Manners
+from pipeline.reading import read
 from pipeline.room import RoomError, rooms
 from pipeline.rows import AnnotationError
 from pipeline.trust import TrustError
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except ManifestError as error:
         return _failed(error, 2)
-    except (DownloadError, RoomError, TrustError, BusyError, AnnotationError, BuildError, CrawlError, OSError) as error:
+    except (DownloadError, RoomError, TrustError, BusyError, AnnotationError, CrawlError, OSError) as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
         return _failed("stopped; the same command goes on from here", 1)
@@ -87,30 +87,28 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print every file, how much is to be fetched and how much room there is; asks no server",
     )
-    crawl = parser.add_argument_group("crawled sources (sbu, cc3m)")
-    crawl.add_argument("--limit", type=positive, metavar="N", help="images of each source at most (default: all)")
-    crawl.add_argument(
+    group = parser.add_argument_group("crawled sources (sbu, cc3m)")
+    group.add_argument("--limit", type=positive, metavar="N", help="images of each source at most (default: all)")
+    group.add_argument(
         "--retry-failed",
         action="store_true",
         help="ask again for what gave no image, but not for what its owner or we refuse",
     )
-    crawl.add_argument(
+    group.add_argument(
         "--distributor",
-        choices=("multiprocessing", "pyspark", "ray"),
+        choices=tuple(DISTRIBUTORS),
         default="multiprocessing",
         help="what spreads the work: processes of this machine, or a cluster that shares the data folder",
     )
-    crawl.add_argument(
+    group.add_argument(
         "--processes",
         type=positive,
         default=os.cpu_count() or 1,
         metavar="N",
         help="at work at once (default: one a core)",
     )
-    crawl.add_argument(
-        "--threads", type=positive, default=CrawlSettings().threads, metavar="N", help="in each process (default: 32)"
-    )
-    crawl.add_argument(
+    group.add_argument("--threads", type=positive, metavar="N", help="in each process (default: as the manifest says)")
+    group.add_argument(
         "--allow-private",
         type=_address,
         action="append",
@@ -244,9 +242,12 @@ def _crawl(source: Source, raw: Path, options: argparse.Namespace) -> None:
     folder = raw / source.manifest / source.images[0]
     candidates = itertools.islice(read(source, raw), options.limit)
     say(f"{source.dataset}: crawling into {folder}")
-    manners = Manners(private=tuple(options.allow_private))
-    settings = CrawlSettings(
-        manners, processes=options.processes, threads=options.threads, distributor=options.distributor
+    settings = settings_for(
+        source,
+        processes=options.processes,
+        threads=options.threads,
+        distributor=options.distributor,
+        private=options.allow_private,
     )
     counts = crawl((c.image for c in candidates if is_url(c.image)), folder, settings, options.retry_failed)
     print(f"{source.dataset}: " + ", ".join(f"{outcome} {n:,}" for outcome, n in counts.most_common()))
