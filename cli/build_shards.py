@@ -10,23 +10,25 @@ from typing import get_args
 
 from bitgen.training.phases import Phase, Preset, configure
 from cli.arguments import check_sources, parse, positive
+from pipeline.audit import AuditError, audit
 from pipeline.build import BuildError, Built, Options, build
 from pipeline.examine import Check
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
-from pipeline.holdout import HoldoutError, missing_files
+from pipeline.holdout import HoldoutError, block_list, missing_files
 from pipeline.ledger import summary
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
+from pipeline.reading import known_ids
 from pipeline.rows import AnnotationError
-from pipeline.send import SendError
+from pipeline.send import SendError, sent_to
 from pipeline.workers import Engine, WorkerError
 from shards.format import ShardError
 from shards.index import DATASET
-from shards.verify import verify
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 
 _FAILURES = (
+    AuditError,
     BuildError,
     HoldoutError,
     AnnotationError,
@@ -107,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and end")
     parser.add_argument(
-        "--verify", action="store_true", help="build nothing: read all that is built, compare every digest, and end"
+        "--verify",
+        action="store_true",
+        help="build nothing: read all that is built; compare every digest, every published count, and every id and image"
+        " with the evaluation sets'",
     )
     return parser
 
@@ -147,16 +152,22 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(data: Path) -> int:
-    """A line for every dataset; stops at the first damage."""
-    folders = sorted(path.parent for path in data.glob(f"shards/*/*/{DATASET}"))
-    if not folders:
-        raise BuildError(f"expected built datasets, found none: {data / 'shards'}; run bitgen-shards")
-    for folder in folders:
-        name = folder.relative_to(data / "shards")
-        print(f"{name}: reading", file=sys.stderr)
-        found = verify(folder)
-        print(f"{name}: whole, {found.samples:,} samples, {found.size_bytes / 1e6:,.1f} MB in {found.shards:,} shards")
-    print(f"{len(folders)} datasets in {data / 'shards'} are whole; next, to look at them: bitgen-show {data}")
+    """A line for every dataset, then what they promise together; stops at the first damage."""
+    shards, raw = data / "shards", data / "raw"
+    for folder in sorted(path.parent for path in shards.glob(f"*/*/{DATASET}")):
+        if place := sent_to(folder):
+            raise BuildError(
+                f"expected shards to verify, found {folder.relative_to(shards)} sent to {place}: copy it here"
+            )
+    blocked: frozenset[str] = frozenset()
+    try:
+        blocked = block_list(_downloaded(data), raw, lambda source: known_ids(source, raw)).ids
+    except HoldoutError as error:
+        print(f"ids are not followed from one dataset to the other: {error}", file=sys.stderr)
+    found = audit(shards, blocked=blocked, done=lambda each: print(f"{each.name}: whole", file=sys.stderr))
+    print(found.table())
+    print(found.holdout())
+    print(f"{len(found.datasets)} datasets in {shards} are whole; next, to look at them: bitgen-show {data}")
     return 0
 
 
