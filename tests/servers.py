@@ -5,6 +5,7 @@ server.faults["/a.zip"] = [Status(503), Cut(100)]     # the first request gets 5
 server.url("/a.zip"); server.requests                 # what was asked: (path, headers)
 """
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -112,9 +113,11 @@ class Server:
 
 
 @contextmanager
-def serve() -> Iterator[Server]:
-    """A running server; stopped when the block is left."""
+def serve(context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """A running server, over TLS where there is a `context`; stopped when the block is left."""
     listener = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    if context is not None:
+        listener.socket = context.wrap_socket(listener.socket, server_side=True)
     listener.daemon_threads = True
     server = Server(listener.server_address[1])
     listener.app = server  # type: ignore[attr-defined]
