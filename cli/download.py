@@ -174,7 +174,7 @@ def _check_names(manifests: Sequence[Manifest], options: argparse.Namespace) -> 
     """
     own = {source.name for manifest in manifests for source in manifest.sources}
     others: dict[str, Path] = {}
-    if all(path.resolve().parent == SHIPPED.parent for path in options.manifests):
+    if all(path.resolve().parent == SHIPPED.parent.resolve() for path in options.manifests):
         for path in sorted(SHIPPED.parent.glob("*.toml")):
             others |= {source.name: path for source in read_manifest(path).sources if source.name not in own}
     check_sources(manifests, [name for name in options.sources if name not in others])

@@ -1,7 +1,7 @@
 """Several files at once: fetched, checked and unpacked, each on its own, with one account of what failed."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from bitgen.progress import Board, StoppedError, progress
 from pipeline.crew import Crew
 from pipeline.fetch import Expected, FetchError, digest_of, fetch, forget, is_right, share, tidy
-from pipeline.files import locked, size_of
+from pipeline.files import locked, size_of, sweep
 from pipeline.remote import host_of, size_at
 from pipeline.room import RoomError, check_room
 from pipeline.trust import TrustError, record
@@ -59,6 +59,8 @@ def download(wanted: Sequence[Wanted], data: Path, parallel: int = PARALLEL) -> 
     complete is kept whatever happens, and what has arrived of the rest is where the next call goes on.
     """
     with locked(data / "raw"):
+        for folder in {data, *(each.target.parent for each in wanted)}:
+            sweep(folder)
         for each in wanted:
             tidy(each.target)
         missing = [each for each in wanted if not each.is_there]
@@ -98,12 +100,15 @@ def _size(wanted: Wanted) -> int:
 
 
 def _jobs(todo: Sequence[Wanted], wanted: Sequence[Wanted]) -> list[_Job]:
-    keys = dict(zip((each.name for each in wanted), contents(wanted), strict=True))
+    keys, alike = {}, defaultdict[str, list[Wanted]](list)
+    for key, each in zip(contents(wanted), wanted, strict=True):
+        keys[each.name] = key
+        alike[key].append(each)
     found = []
     for each in todo:
-        twins = tuple(w for w in wanted if keys[w.name] == keys[each.name] and w.name != each.name)
-        host = next((host_of(url) for url in each.urls if isinstance(url, str)), "")
-        found.append(_Job(each, host, keys[each.name], twins, each.target.exists()))
+        key, host = keys[each.name], next((host_of(url) for url in each.urls if isinstance(url, str)), "")
+        twins = tuple(other for other in alike[key] if other.name != each.name)
+        found.append(_Job(each, host, key, twins, each.target.exists()))
     return found
 
 

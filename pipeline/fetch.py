@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bitgen.disk import room_for, sync
 from bitgen.progress import Task
-from pipeline.files import read_json, replacing, sha256_of, size_of, sweep, write_json
+from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
 from pipeline.remote import MirrorError, StaleError, TryAgainError, opened_at
 from pipeline.room import check_room
 
@@ -68,9 +68,7 @@ def arrived(target: Path) -> int:
 
 
 def tidy(target: Path) -> None:
-    """Removes what killed processes left beside `target`, but for what a later `fetch` goes on from."""
-    for path in (target, _part_note(target), _digest_note(target)):
-        sweep(path)
+    """Removes what a killed `fetch` left beside `target`, but for what a later one goes on from."""
     if target.exists():
         _part(target).unlink(missing_ok=True)
     if not _part(target).exists():

@@ -1,7 +1,6 @@
 """Whole files or none: what is being written has a temporary name until it is complete and on disk."""
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -34,9 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def sweep(path: Path) -> None:
-    """Removes what killed processes left of writing `path` by `replacing`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left in `folder` of files that they were writing by `replacing`."""
+    for left in folder.glob(".*.tmp"):
         pid = left.name.split(".")[-2]
         if pid.isdecimal() and not _is_running(int(pid)):
             left.unlink(missing_ok=True)

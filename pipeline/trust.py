@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from pipeline.fetch import Expected
-from pipeline.files import sweep, write_text
+from pipeline.files import write_text
 
 LOCK = "downloads.lock.toml"
 _HEADER = "# Written by bitgen-download: sha256 of files whose manifest states none. Delete a table to trust anew.\n"
@@ -32,7 +32,6 @@ def read_lock(data: Path) -> dict[str, Expected]:
 def record(data: Path, name: str, found: Expected) -> None:
     """Later downloads of `name` are held to `found`. Safe for the threads of one process."""
     with _writing:
-        sweep(data / LOCK)
         lock = read_lock(data) | {name: found}
         tables = (
             f'[{json.dumps(n)}]\nbytes = {e.size_bytes}\nsha256 = "{e.sha256}"\n' for n, e in sorted(lock.items())

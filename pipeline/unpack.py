@@ -15,7 +15,7 @@ from typing import IO
 
 from bitgen.disk import room_for
 from bitgen.progress import Task
-from pipeline.files import read_json, sweep, write_json
+from pipeline.files import read_json, write_json
 from pipeline.room import check_room
 
 # Annotations in JSON shrink by up to 20 in a zip; what grows a hundredfold is made to fill a disk.
@@ -71,7 +71,6 @@ def unpack(archive: Path, folder: Path, sha256: str, task: Task | None = None) -
     raises, and `OSError` as it comes from the disk: a full one as `FullDiskError`.
     """
     task, temporary = task or Task(), archive.with_name(f".{archive.name}.unpacking")
-    sweep(marker_of(archive))
     marker_of(archive).unlink(missing_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     size_bytes, ceiling = unpacked_bytes(archive), GROWTH_FREE_BYTES + GROWTH_CEILING * archive.stat().st_size

@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from pipeline.fetch import Expected, FetchError, arrived, digest_of, fetch, is_r
 from pipeline.remote import USER_AGENT
 from pipeline.room import RoomError
 from tests.disk import files_of_at_most
-from tests.servers import Cut, Drop, Lie, Page, Redirect, Server, Status, WrongBytes
+from tests.servers import Cut, Drop, Lie, Page, Redirect, Server, Status, WrongBytes, serve
 
 BODY = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -97,6 +100,14 @@ def test_a_connection_that_is_dropped_without_a_word_is_tried_again(server: Serv
     server.pages["/a"], server.faults["/a"] = Page(BODY), [Drop(), Drop()]
     get(server, tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("sent", [0, 1, 65_535, 65_536, 65_537, len(BODY) - 1])
+def test_a_connection_may_be_lost_at_any_byte(server: Server, tmp_path: Path, sent: int) -> None:
+    server.pages["/a"], server.faults["/a"] = Page(BODY), [Cut(sent)]
+    get(server, tmp_path / "a", Expected())
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert sum(int((asked or "=0-").split("=")[1][:-1]) for asked in server.asked("/a", "Range")) == sent
 
 
 @pytest.mark.parametrize("arrived", [1, 2, 255, 65_536, len(BODY) - 1])
@@ -282,6 +293,35 @@ def test_a_server_without_tls_is_tried_again_then_named(server: Server, tmp_path
     assert waited == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """(URL of `BODY` on a TLS server, its certificate, which nobody vouches for)."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serve(context) as server:
+        server.pages["/a"] = Page(BODY)
+        yield f"https://localhost:{server.port}/a", certificate
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(secure: tuple[str, Path], tmp_path: Path) -> None:
+    waited: list[float] = []
+    with pytest.raises(FetchError, match="expected a certificate that can be trusted, found"):
+        fetch([secure[0]], tmp_path / "a", RIGHT, sleep=waited.append)
+    assert waited == []
+
+
+def test_a_certificate_that_the_user_trusts_is_accepted(
+    secure: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure[1]))
+    fetch([secure[0]], tmp_path / "a", RIGHT)
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
 def test_a_mirror_with_other_bytes_of_the_same_size_is_passed_over(server: Server, tmp_path: Path) -> None:
     server.pages["/a"], server.pages["/b"], server.faults["/a"] = Page(BODY), Page(BODY), [WrongBytes()]
     get(server, tmp_path / "a", RIGHT, "/a", "/b")
@@ -377,7 +417,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path, monkeyp
 def test_a_file_is_shared_with_its_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BODY)
     share(tmp_path / "a", tmp_path / "deep/b")
-    assert (tmp_path / "deep/b").read_bytes() == BODY
+    assert (tmp_path / "deep/b").stat().st_ino == (tmp_path / "a").stat().st_ino
     assert json.loads((tmp_path / "deep/.b.sha256.json").read_text())["sha256"] == DIGEST
 
 
@@ -395,7 +435,6 @@ def test_a_file_is_copied_where_it_cannot_be_shared(tmp_path: Path, monkeypatch:
 def test_what_a_killed_process_left_beside_a_file_is_removed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BODY)
     leave_part(server, tmp_path / "a", BODY, '"1"')
-    (tmp_path / "..a.sha256.json.4194305.tmp").write_text("{")  # a process number beyond the largest
     tidy(tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 

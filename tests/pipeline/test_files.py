@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitgen.disk import FullDiskError
-from pipeline.files import write_text
+from pipeline.files import replacing, sweep, write_text
 
 
 def full(handle: int) -> None:
@@ -60,3 +60,17 @@ def test_other_errors_of_the_disk_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
     with pytest.raises(FileExistsError):
         write_text(tmp_path / "a/b", "x")
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.4194305.tmp").write_text("{")  # a process number beyond the largest
+    (tmp_path / ".a.json.tmp").write_text("somebody else's")
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".a.json.tmp"]
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("1")
+        sweep(tmp_path)
+    assert (tmp_path / "a").read_text() == "1"
