@@ -5,6 +5,7 @@ then read from the file: a map of 5M samples that is touched at random brings ha
 process, and a file that is cut short under a map kills it.
 """
 
+import mmap
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -169,10 +170,12 @@ class Columns:
     def __init__(self, path: Path) -> None:
         """Raises `ShardError` where there is no index, or it is not ours; looks at no row."""
         self.path = path
-        self._batches, self.rows = _layout(path)
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._handle = handle
-        weakref.finalize(self, os.close, handle)
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ShardError(f"expected an index, found none: {path}") from error
+        weakref.finalize(self, os.close, self._handle)
+        self._batches, self.rows = _layout(self._handle, path)
 
     def blocks(self) -> int:
         """How many there are."""
@@ -208,7 +211,7 @@ class Columns:
     def _ragged(self, place: _Place, name: str, row: int, rows: int) -> Ragged:
         offsets, kind = self._read(place.offsets, _OFFSET, row, rows + 1), _KINDS[name]
         first, last = int(offsets[0]), int(offsets[-1])
-        if first < 0 or (np.diff(offsets) < 0).any() or last * kind.itemsize > place.size:
+        if first < 0 or (offsets[1:] < offsets[:-1]).any() or last * kind.itemsize > place.size:
             raise ShardError(f"expected rising offsets of {name} up to {place.size // kind.itemsize}: {self.path}")
         return Ragged(self._read(place.start, kind, first, last - first), offsets - first)
 
@@ -220,26 +223,23 @@ class Columns:
         return np.frombuffer(data, kind)
 
 
-def _layout(path: Path) -> tuple[list[dict[str, _Place]], int]:
+def _layout(handle: int, path: Path) -> tuple[list[dict[str, _Place]], int]:
     """Where each column of each record batch lies, and the rows of all."""
     found: list[dict[str, _Place]] = []
     rows = 0
     try:
-        with pa.memory_map(str(path)) as file:
-            whole = file.read_buffer()
-            reader = pa.ipc.open_file(whole)
-            if not reader.schema.equals(SCHEMA):
-                raise ShardError(f"expected columns {SCHEMA.names} of our types, found {reader.schema.names}: {path}")
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                if rows != number * _ROWS or not 0 < batch.num_rows <= _ROWS:
-                    lengths = f"{batch.num_rows} after {rows} in {number}"
-                    raise ShardError(f"expected batches of {_ROWS} rows, found {lengths}: {path}")
-                rows += batch.num_rows
-                found.append({f.name: _place(batch, f.name, whole, path) for f in SCHEMA})
-    except FileNotFoundError as error:
-        raise ShardError(f"expected an index, found none: {path}") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        whole = pa.py_buffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))  # until this returns
+        reader = pa.ipc.open_file(whole)
+        if not reader.schema.equals(SCHEMA):
+            raise ShardError(f"expected columns {SCHEMA.names} of our types, found {reader.schema.names}: {path}")
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            if rows != number * _ROWS or not 0 < batch.num_rows <= _ROWS:
+                lengths = f"{batch.num_rows} after {rows} in {number}"
+                raise ShardError(f"expected batches of {_ROWS} rows, found {lengths}: {path}")
+            rows += batch.num_rows
+            found.append({f.name: _place(batch, f.name, whole, path) for f in SCHEMA})
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: nothing to map, or names that are no text
         raise ShardError(f"expected an Arrow file, {error}: {path}") from error
     return found, rows
 

@@ -331,6 +331,16 @@ def test_what_cannot_be_is_refused_when_its_row_is_asked_for(build, column, valu
         index.entry(3)
 
 
+@pytest.mark.parametrize("offsets", [(0, 99, 2, 5), (-1, 1, 2, 5), (0, 1, 2, 6), (0, 2**31 - 1, -2, 5)])
+def test_offsets_that_fall_or_leave_their_column_are_refused(build, offsets):
+    folder = build("pets", (2, 1))  # of 1, 2 and 3 texts
+    data, right = (folder / "index.arrow").read_bytes(), np.array([0, 1, 3, 6], "<i4").tobytes()
+    assert data.count(right) == 2  # tokens and phrases
+    (folder / "index.arrow").write_bytes(data.replace(right, np.array(offsets, "<i4").tobytes(), 1))
+    with pytest.raises(ShardError, match=r"expected .*tokens.*index\.arrow$"):
+        ShardIndex.open(folder).tokens(0)
+
+
 def test_a_key_that_is_a_path_is_refused_when_it_is_read(build):
     folder = build()
     change_index(folder, "key", ["../0", "a", "b", "c", "d"])
