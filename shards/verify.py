@@ -36,7 +36,7 @@ def verify(folder: str | Path, images: bool = True, seen: Callable[[Sample], obj
     Digests of shards and images, every member's place, name and record, and all counts are compared; with `images`,
     every image is decoded too and its size compared. `seen` is handed each record, in order, and what it raises ends
     the reading. Raises `ShardError`, naming shard and member, at the first difference. Memory does not grow with the
-    samples but for 24 bytes of each. A shard is read twice, for its digest and for its members: the second time from
+    samples but for 32 bytes of each. A shard is read twice, for its digest and for its members: the second time from
     the page cache, where 256 MB find room.
     """
     index = ShardIndex.open(folder)
