@@ -81,7 +81,7 @@ class _Found:
     def __init__(self, source: Source, folder: Path) -> None:
         self.paths = [folder / name for name in source.annotations]
         self._source = source
-        self._licences: list[dict[Any, str]] = [{} for _ in self.paths]
+        self._licences: list[dict[str, str]] = [{} for _ in self.paths]
         """By file: URL of each licence, by its id."""
         self._is_karpathys = [False] * len(self.paths)
         images, captions, karpathys = Places(), Places(), Places()
@@ -99,7 +99,7 @@ class _Found:
     def image(self, files: Files, runs: list[Run]) -> Row | None:
         """An image's row, its licence in words beside it."""
         row = files.row(runs)
-        return row and {**row, "licence_name": self._licences[runs[-1].file].get(row.get("license"), "")}
+        return row and {**row, "licence_name": self._licences[runs[-1].file].get(str(row.get("license")), "")}
 
     def captions(self, files: Files, runs: list[Run]) -> Iterator[tuple[str, Any]]:
         """(label, text) of every row of an image's texts."""
@@ -129,7 +129,7 @@ class _Found:
                     if split in splits:
                         karpathys.add(id, file, number, start, stop)
             elif key == "licenses":
-                self._licences[file][row.get("id")] = str(row.get("url", ""))
+                self._licences[file][str(row.get("id"))] = str(row.get("url", ""))
             elif key == "dataset":
                 dataset = row
         is_karpathys = dataset == "coco" and "annotations" not in document.starts

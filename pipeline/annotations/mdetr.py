@@ -46,10 +46,13 @@ def mdetr_ids(source: Source, folder: Path) -> Iterator[tuple[str, ...]]:
     """The ids of each of `read_mdetr`'s candidates, without a look at boxes. Raises `AnnotationError`."""
     seen: set[_Identity] = set()
     for name in source.annotations:
-        for key, _, _, row in Document(folder / name, "images"):
+        document = Document(folder / name, "images", "annotations")
+        for key, _, _, row in document:
             if key == "images" and (identity := _identity(row, folder / name)) not in seen:
                 seen.add(identity)
                 yield _ids(identity)
+            elif key == "annotations" and "images" in document.counts:
+                break  # what is left is boxes, three quarters of the file
 
 
 def _go_through(source: Source, folder: Path) -> tuple[list[_Identity], Groups, list[Groups]]:

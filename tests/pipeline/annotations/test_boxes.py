@@ -48,6 +48,10 @@ def test_a_box_of_words_is_refused() -> None:
     assert refused(["a", "b", "c", "d"]).reason == "bad_box"  # type: ignore[list-item]
 
 
+def test_a_box_of_numbers_beyond_measure_is_refused() -> None:
+    assert refused([10**400, 10, 5, 5]).reason == "bad_box"
+
+
 def test_an_image_without_a_size_has_no_boxes() -> None:
     assert refused([1, 1, 2, 2], width=0).reason == "bad_box"
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,52 @@ def test_an_image_that_karpathys_file_lists_twice_keeps_all_its_rows(tmp_path: P
     path = worlds.write_json(tmp_path / "k.json", {"dataset": "coco", "images": images})
     source = worlds.source("coco", [path.name], ["."], options={"karpathy_splits": "train"})
     assert next(read_coco(source, tmp_path)).rows == ("k.json#1", "k.json#2")
+
+
+def test_the_lists_may_stand_in_any_order(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    expected = list(read_coco(source, tmp_path))
+    path = tmp_path / "annotations/captions_train2017.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({key: document[key] for key in ("annotations", "images", "licenses", "info")}))
+    assert list(read_coco(source, tmp_path)) == expected
+
+
+def test_karpathys_dataset_may_be_named_before_its_images(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    expected = list(read_coco(source, tmp_path))
+    path = tmp_path / "dataset_coco.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({"images": document["images"], "dataset": "coco"}))
+    assert list(read_coco(source, tmp_path)) == expected
+
+
+def test_karpathys_images_of_another_dataset_are_an_error(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    worlds.write_json(tmp_path / "dataset_coco.json", {"images": [{"cocoid": 9, "split": "train", "sentences": []}]})
+    with pytest.raises(
+        AnnotationError, match="expected a list of objects under 'licenses', found an object with images"
+    ):
+        next(read_coco(source, tmp_path))
+
+
+def test_an_image_of_karpathys_without_sentences_is_refused(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    images = [{"cocoid": 9, "split": "train", "sentences": []}]
+    worlds.write_json(tmp_path / "dataset_coco.json", {"dataset": "coco", "images": images})
+    assert [(r.row, r.reason) for c in read_coco(source, tmp_path) for r in c.refused] == [("image/9", "no_text")]
+
+
+def test_the_later_row_of_an_image_counts(tmp_path: Path) -> None:
+    source = worlds.coco(tmp_path)
+    with_captions(tmp_path, [image(), image(25), image() | {"width": 81}], [])
+    assert next(read_coco(source, tmp_path)).sample.width == 81
+
+
+def test_a_licence_is_that_of_the_images_own_file(tmp_path: Path) -> None:
+    source = replace(worlds.coco(tmp_path), annotations=("annotations/captions_train2017.json", "more.json"))
+    licences = [{"id": 4, "url": "http://other/"}]
+    document = {"annotations": [], "images": [image(25) | {"license": 4}], "licenses": licences}
+    worlds.write_json(tmp_path / "more.json", document)
+    found = [candidate.sample.licence for candidate in read_coco(source, tmp_path)]
+    assert found == ["http://creativecommons.org/licenses/by/2.0/", "http://other/", found[0]]

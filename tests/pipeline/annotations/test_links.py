@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,24 @@ def test_a_line_without_a_tab_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"expected a TSV, found No such file or directory"):
         next(read_cc3m(worlds.source("cc3m", ["list.tsv"], ["crawl"]), tmp_path))
+
+
+def test_sbus_lists_may_stand_in_any_order(tmp_path: Path) -> None:
+    source = worlds.sbu(tmp_path, FLICKR)
+    expected = list(read_sbu(source, tmp_path))
+    path = tmp_path / "sbu-captions-all.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({key: document[key] for key in ("captions", "user_ids", "image_urls")}))
+    assert list(read_sbu(source, tmp_path)) == expected
+
+
+def test_an_sbu_file_without_captions_is_an_error(tmp_path: Path) -> None:
+    worlds.write_json(tmp_path / "sbu.json", {"image_urls": []})
+    with pytest.raises(AnnotationError, match="lists image_urls and captions, found an object with image_urls"):
+        next(read_sbu(worlds.source("sbu", ["sbu.json"], ["crawl"]), tmp_path))
+
+
+def test_an_sbu_row_without_a_url_is_refused(tmp_path: Path) -> None:
+    worlds.write_json(tmp_path / "sbu.json", {"image_urls": [None, 7], "captions": ["a", "b"]})
+    (only,) = read_sbu(worlds.source("sbu", ["sbu.json"], ["crawl"]), tmp_path)
+    assert [(r.row, r.reason) for r in only.refused] == [("sbu.json#0", "bad_url"), ("sbu.json#1", "bad_url")]

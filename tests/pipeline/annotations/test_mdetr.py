@@ -178,3 +178,51 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     source = worlds.source("mdetr", ["final_refcoco_train.json"], ["train2014"])
     with pytest.raises(AnnotationError, match=r"final_refcoco_train\.json"):
         next(read_mdetr(source, tmp_path))
+
+
+def test_the_lists_may_stand_in_any_order(tmp_path: Path) -> None:
+    source = worlds.mixed(tmp_path)
+    expected = list(read_mdetr(source, tmp_path))
+
+    def change(document: dict[str, Any]) -> None:
+        images = document.pop("images")
+        document["images"] = images
+
+    assert read_changed(tmp_path, source, change) == expected
+
+
+def test_annotations_of_a_row_need_not_be_neighbours(tmp_path: Path) -> None:
+    source = worlds.mixed(tmp_path)
+    expected = list(read_mdetr(source, tmp_path))
+
+    def change(document: dict[str, Any]) -> None:
+        document["annotations"] = [document["annotations"][id] for id in (0, 3, 1, 4, 2)]
+
+    assert read_changed(tmp_path, source, change) == expected
+
+
+def test_two_rows_of_one_id_are_an_error(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["images"][1]["id"] = 0
+
+    with pytest.raises(
+        AnnotationError, match=r"expected an id of its own for every images row, found 0 again: .*\.json"
+    ):
+        read_changed(tmp_path, worlds.mixed(tmp_path), change)
+
+
+def test_rows_of_two_files_keep_to_their_own_boxes(tmp_path: Path) -> None:
+    source = worlds.refexp(tmp_path)
+    second = tmp_path / "OpenSource/second.json"
+    document = json.loads((tmp_path / source.annotations[0]).read_text())
+    for annotation in document["annotations"]:
+        annotation["bbox"] = list(worlds.BALL)
+    second.write_text(json.dumps(document))
+    both = replace(source, annotations=(*source.annotations, "OpenSource/second.json"))
+    boxes = [text.phrases[0].boxes for text in next(read_mdetr(both, tmp_path)).sample.texts]
+    assert boxes == [(DOG,), (BALL,), (BALL,)]
+
+
+def test_a_file_without_annotations_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="expected a list of objects under 'annotations'"):
+        read_changed(tmp_path, worlds.mixed(tmp_path), lambda document: document.pop("annotations"))

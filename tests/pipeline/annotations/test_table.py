@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from bitgen.record import Box, Phrase, Text
+from pipeline.annotations import table
 from pipeline.annotations.table import read_table
 from pipeline.rows import AnnotationError, Candidate
-from tests import worlds
+from tests import full_size, worlds
 
 DOG, BALL = Box(0.1, 0.2, 0.4, 0.7), Box(0.6, 0.5, 0.8, 0.75)
 
@@ -165,3 +166,21 @@ def test_a_first_row_without_a_caption_refuses_that_row_alone(tmp_path: Path) ->
 def test_boxes_of_too_many_levels_are_refused(tmp_path: Path) -> None:
     row = {"path": "dog.jpg", "caption": "a dog", "boxes": "[" * 200_000}
     assert reasons(read_rows(tmp_path, row)) == ["bad_box"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_of_an_image_are_gathered_from_afar(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_ROWS", 3)
+    full_size.table(tmp_path / f"mine{suffix}", 0.0001)
+    found = [(c.image, c.rows) for c in read_table(worlds.source("table", [f"mine{suffix}"], ["."]), tmp_path)]
+    assert found == [
+        (f"pictures/{image:08d}.jpg", tuple(f"mine{suffix}#{image + 1 + n}" for n in range(0, 100, 20)))
+        for image in range(20)
+    ]
+
+
+def test_rows_of_an_image_may_be_in_two_files(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"path": "a.jpg", "caption": "one"}\n')
+    (tmp_path / "two.csv").write_text("path,caption\nb.jpg,two\na.jpg,three\n")
+    found = [c.rows for c in read_table(worlds.source("table", ["one.jsonl", "two.csv"], ["."]), tmp_path)]
+    assert found == [("one.jsonl#1", "two.csv#2"), ("two.csv#1",)]

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bitgen.record import Box, Phrase, Text
-from pipeline.annotations.visual_genome import read_visual_genome
+from bitgen.tokens import shared_tokenizer
+from pipeline.annotations import visual_genome
+from pipeline.annotations.visual_genome import Group, join_phrases, read_visual_genome
 from pipeline.manifest import Source
 from pipeline.rows import AnnotationError, Candidate
 from tests import worlds
@@ -118,6 +122,71 @@ def test_rows_of_another_kind_are_an_error(tmp_path: Path) -> None:
 def test_a_region_without_a_number_is_refused_alone(tmp_path: Path) -> None:
     first = read_changed(tmp_path, lambda rows: rows[0]["regions"][0].update(x=None))[0]
     assert ([r.reason for r in first.refused], first.rows) == (["bad_box"], ("region_descriptions.json#201",))
+
+
+@pytest.mark.parametrize("id", [None, "x", 1.5, True, 2**64])
+def test_a_region_without_an_id_is_refused_by_its_place(tmp_path: Path, id: object) -> None:
+    first = read_changed(tmp_path, lambda rows: rows[0]["regions"][1].update(region_id=id))[0]
+    found = [(r.row, r.reason) for r in first.refused]
+    assert (found, first.rows) == ([(f"{REGIONS}#image 2/region 1", "bad_id")], (f"{REGIONS}#200",))
+
+
+def test_an_object_without_an_id_is_refused_by_its_place(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[2]["objects"][0].pop("object_id")
+
+    annotations = ("image_data.json", "objects.json")
+    first = read_changed(tmp_path, change, "objects.json", annotations=annotations)[0]
+    assert [r.row for r in first.refused] == ["objects.json#image 2/object 0"]
+
+
+def test_places_go_on_where_an_image_is_listed_again(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["regions"][0].pop("region_id")
+        rows.append(rows[0])
+
+    first = read_changed(tmp_path, change)[0]
+    assert [r.row for r in first.refused] == [f"{REGIONS}#image 2/region 0", f"{REGIONS}#image 2/region 2"]
+
+
+corners = st.integers(0, 6)
+boxes = st.tuples(corners, corners, corners, corners).map(
+    lambda c: Box(c[0] / 14, c[1] / 14, (c[0] + c[2] + 1) / 14, (c[1] + c[3] + 1) / 14)
+)
+groups = st.lists(st.tuples(st.sampled_from(["a dog", "man's hat!", "12"]), st.lists(boxes, min_size=1, max_size=3)))
+
+
+def overlap(a: Box, b: Box) -> float:
+    width = max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0))
+    height = max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0))
+    areas = [(box.x1 - box.x0) * (box.y1 - box.y0) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def first_fit(words: list[tuple[str, list[Box]]], max_tokens: int) -> list[str]:
+    """The slow way: every group into the first sentence that has room and no overlap."""
+    sentences: list[list[tuple[str, list[Box]]]] = []
+    for text, some in words:
+        for sentence in sentences:
+            tokens = sum(shared_tokenizer().count(f". {other}") - 2 for other, _ in [*sentence, (text, some)]) + 2
+            if tokens <= max_tokens and not any(
+                overlap(a, b) > 0.5 for _, others in sentence for a in others for b in some
+            ):
+                sentence.append((text, some))
+                break
+        else:
+            sentences.append([(text, some)])
+    return [". ".join(text for text, _ in sentence) for sentence in sentences]
+
+
+@pytest.mark.parametrize("block", [1, 2, 256])
+@settings(deadline=None, max_examples=40)
+@given(words=groups, max_tokens=st.integers(3, 20))
+def test_sentences_are_those_of_first_fit(block: int, words: list[tuple[str, list[Box]]], max_tokens: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visual_genome, "_BLOCK", block)
+        joined = join_phrases([Group(text, some, [str(n)]) for n, (text, some) in enumerate(words)], max_tokens)
+    assert [text for text, _, _ in joined] == first_fit(words, max_tokens)
 
 
 def test_an_id_that_is_no_number_is_an_error(tmp_path: Path) -> None:
