@@ -1,7 +1,7 @@
 """How images, texts, phrases, boxes and licences are distributed: over all that is trained on, then dataset by dataset."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,8 +31,8 @@ from pipeline.data_records import AREAS
 from pipeline.data_world import Dataset, World
 
 AREAS_AXIS = Axis("area of a box, share of its image", lambda v: f"{100 * v:.3g}%", tuple(AREAS[::4]))
-LICENCES = 5
-"""Licences named of a dataset."""
+LICENCES, LICENCES_OF_ONE = 12, 4
+"""Licences named of all datasets together, and of one."""
 
 Part = Callable[[Figures], Spread]
 
@@ -120,24 +120,39 @@ def phrases_section(world: World) -> Html | None:
 
 
 def licences_section(world: World) -> Html:
-    """The licences that the records state, by dataset."""
-    rows = []
-    for each in world.datasets:
-        found = each.records.licences
-        for n, (licence, images) in enumerate(_most(found)):
-            first = n == 0
-            rows.append(
-                [
-                    text(each.name if first else ""),
-                    text(licence or "none stated"),
-                    text(percent(images, found.total())),
-                    bar(images, found.total(), "s0" if licence else "s1"),
-                    text(read_of(each) if first else ""),
-                ]
-            )
-    header = [text(name) for name in ("dataset", "licence", "share of images", "", "records read")]
-    lead = f"As each image's record states it, from {sampled(world, world.datasets)}."
-    return join((paragraph(lead, "muted"), grid(header, rows, (2, 4), "licences")))
+    """The licences that the records state: over all that is trained on, then by dataset."""
+    some = shown_of(world)
+    images = licence_images(some)
+    total = sum(images.values())
+    about = "" if all(each.records.is_whole for each in some) else "about "
+    rows = [
+        [
+            text(licence or "none stated"),
+            text(f"{about}{count(round(many))}"),
+            text(percent(many, total)),
+            bar(many, total, "s0" if licence else "s1"),
+        ]
+        for licence, many in _most(images, LICENCES)
+    ]
+    lines = [[text(each.name), _licences(each.records.licences), text(read_of(each))] for each in world.datasets]
+    lead = f"As each image's record states it, from {sampled(world, world.datasets)}. {_of(world, 'first table')}"
+    return join(
+        (
+            paragraph(lead, "muted"),
+            grid([text(name) for name in ("licence", "images", "share", "")], rows, (1, 2), "licences"),
+            grid([text(name) for name in ("dataset", "licences", "records read")], lines, (2,)),
+        )
+    )
+
+
+def licence_images(some: Sequence[Dataset]) -> dict[str, float]:
+    """Images of each licence: those of a dataset's records, as many times as it has more images than were read."""
+    found: dict[str, float] = {}
+    for each in some:
+        read = each.records.licences.total()
+        for licence, images in each.records.licences.items():
+            found[licence] = found.get(licence, 0.0) + images * each.figures.images / read
+    return found
 
 
 def sampled(world: World, some: Sequence[Dataset]) -> str:
@@ -150,7 +165,7 @@ def sampled(world: World, some: Sequence[Dataset]) -> str:
 
 def middle_of(found: Spread) -> Html:
     """The median, and what 5 and 95 of 100 do not exceed."""
-    return Html(f"{found.middle:,.0f} <span class='muted'>{found.low:,.0f}–{found.high:,.0f}</span>")
+    return Html(f"{found.middle:,.0f} <span class='muted range'>{found.low:,.0f}–{found.high:,.0f}</span>")
 
 
 def read_of(each: Dataset) -> str:
@@ -180,16 +195,14 @@ def shown_of(world: World) -> list[Dataset]:
     return world.of(is_eval=False) or list(world.datasets)
 
 
-def _of(world: World) -> str:
+def _of(world: World, what: str = "charts") -> str:
+    """Which datasets the large charts tell of, where there are several."""
     some, every = shown_of(world), world.datasets
     if len(every) == 1:
         return ""
-    kind = "to train on" if not some[0].is_eval else "here"
-    return (
-        f"The charts are of the {len(some)} datasets {kind} together."
-        if len(some) > 1
-        else f"The charts are of {some[0].name}."
-    )
+    kind = "here" if some[0].is_eval else "to train on"
+    whose = f"the {len(some)} datasets {kind} together" if len(some) > 1 else some[0].name
+    return f"The {what} {'are' if what.endswith('s') else 'is'} of {whose}."
 
 
 def _formats(f: Figures) -> str:
@@ -198,10 +211,17 @@ def _formats(f: Figures) -> str:
     )
 
 
-def _most(found: Counter[str]) -> list[tuple[str, int]]:
+def _licences(found: Counter[str]) -> Html:
+    """The licences of a dataset in one cell."""
+    return join(
+        Html(f'<span class="part">{text(licence or "none stated")} <b>{text(percent(many, found.total()))}</b></span>')
+        for licence, many in _most(found, LICENCES_OF_ONE)
+    )
+
+
+def _most(found: Mapping[str, float], most: int) -> list[tuple[str, float]]:
     """The most frequent, and what is left over as one."""
     some = sorted(found.items(), key=lambda each: (-each[1], each[0]))
-    if len(some) <= LICENCES + 1:
+    if len(some) <= most + 1:
         return some
-    rest = sum(images for _, images in some[LICENCES:])
-    return [*some[:LICENCES], (f"{len(some) - LICENCES} others", rest)]
+    return [*some[:most], (f"{len(some) - most} others", sum(many for _, many in some[most:]))]

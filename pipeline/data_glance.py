@@ -79,7 +79,7 @@ def attention(world: World) -> list[str]:
     for name, reason in world.damaged.items():
         found.append(f"{name} cannot be opened: {reason}.")
     for name, begun in world.unfinished.items():
-        said = f"{name} is not finished: {count(begun.shards)} shards are made; building again goes on with them."
+        said = f"{name} is not finished (shards made: {count(begun.shards)}); building again goes on there."
         if begun.counts:
             worst = _reasons(refused(begun.counts).most_common(3))
             against = percent(refused(begun.counts).total(), begun.counts.total())

@@ -5,7 +5,7 @@ import re
 import pyarrow as pa
 
 from bitgen.evaluation.page import Html, count, grid, join, paragraph, text
-from bitgen.evaluation.sheet import captioned, sheet
+from bitgen.evaluation.sheet import captioned
 from bitgen.pixels import DecodeError
 from pipeline.data_ledger import BYTES, ID, LOOK, PLACE, Example
 from pipeline.data_rows import shortened
@@ -48,7 +48,7 @@ def look_alikes(world: World) -> Html:
         (
             Html("<h3>Dropped for their looks</h3>"),
             paragraph(lead, "muted"),
-            *(_pair(world, each, example) for each, example in some),
+            Html(f'<div class="pairs">{join(_pair(world, each, example) for each, example in some)}</div>'),
         )
     )
 
@@ -79,22 +79,20 @@ def dropped_image(world: World, named: str) -> bytes | None:
 
 
 def _pair(world: World, each: Dataset, example: Example) -> Html:
-    said = Html(
-        f"<p><b>{text(each.name)}</b> <code>{text(shortened(example.row))}</code> "
-        f'<span class="muted">{text(shortened(example.detail))}</span></p>'
-    )
     match = _LOOKS_LIKE.fullmatch(example.detail)
-    if match is None:
-        return said
     pictures: list[Html] = []
     try:
-        if match["image"] and (dropped := dropped_image(world, match["image"])):
+        if match and match["image"] and (dropped := dropped_image(world, match["image"])):
             pictures.append(captioned(dropped, "dropped"))
-        if kept := evaluation_image(world, match["set"], match["key"]):
+        if match and (kept := evaluation_image(world, match["set"], match["key"])):
             pictures.append(captioned(kept, f"{match['set']} {match['key']}"))
     except (DecodeError, ShardError, OSError) as error:
         pictures.append(paragraph(f"cannot be shown: {error}", "muted"))
-    return join((said, sheet(pictures) if pictures else Html("")))
+    return Html(
+        f"<div><p><b>{text(each.name)}</b> <code>{text(shortened(example.row))}</code> "
+        f'<span class="muted">{text(shortened(example.detail))}</span></p>'
+        f'<div class="pair">{join(pictures)}</div></div>'
+    )
 
 
 def _line(each: Dataset) -> list[Html]:

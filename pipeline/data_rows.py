@@ -10,6 +10,8 @@ from pipeline.data_world import Dataset, World, is_of_crawl
 
 OPEN = 4
 """Datasets up to which each one's reasons are open to begin with."""
+NAMED = 3
+"""Reasons named beside the name of a dataset."""
 LONGEST = 180
 """Characters shown of what the ledger says of a row."""
 MEANINGS = {
@@ -65,10 +67,7 @@ def rows_section(world: World) -> Html:
     if silent:
         parts.append(paragraph(f"These do not say what became of their rows: {', '.join(silent)}.", "muted"))
     for each in rest:
-        kept, rows = each.counts["kept"], each.counts.total()
-        said = text(f"{percent(kept, rows)} of {count(rows)} rows kept")
-        head = Html(f'<b>{text(each.name)}</b> <span class="muted">{said}</span>{shares(each)}')
-        parts.append(fold(head, _reasons(each), len(rest) <= OPEN))
+        parts.append(fold(_head(each), _reasons(each), len(rest) <= OPEN))
     return join(parts)
 
 
@@ -86,6 +85,13 @@ def meaning(outcome: str) -> str:
     if outcome.startswith("http_5"):
         return "the server failed"
     return MEANINGS.get(outcome, "an answer that holds no image" if outcome.startswith("http_") else "")
+
+
+def _head(each: Dataset) -> Html:
+    kept, rows = each.counts["kept"], each.counts.total()
+    lost = [f"{outcome} {percent(many, rows)}" for outcome, many in ordered(each.counts.items()) if outcome != "kept"]
+    said = f"{percent(kept, rows)} of {count(rows)} rows kept; {', '.join(lost[:NAMED])}{', …' * (len(lost) > NAMED)}"
+    return Html(f'<b>{text(each.name)}</b>{shares(each)}<span class="muted">{text(said)}</span>')
 
 
 def _reasons(each: Dataset) -> Html:

@@ -206,7 +206,8 @@ def stack(parts: Iterable[tuple[str, int, str]]) -> Html:
 def bar(value: float, most: float, kind: str = "s0") -> Html:
     """One bar, as long as `value` is of `most`; the longest is full."""
     length = 100 * min(1.0, value / most) if most > 0 else 0.0
-    return Html(f'<span class="bar-track"><i class="{kind}" style="width:{length:.1f}%"></i></span>')
+    drawn = f'<i class="{kind}" style="width:{length:.1f}%"></i>' if length else ""
+    return Html(f'<span class="bar-track">{drawn}</span>')
 
 
 def percent(part: float, whole: float) -> str:
@@ -245,7 +246,7 @@ def _said(shown: Histogram, n: int, say: Say) -> Html:
         return text(f"{say(low)} and more")
     if high - low == 1 and low == int(low):
         return text(say(low))
-    return text(f"{say(low)} to {say(high)}")
+    return text(f"{say(low)} to {say(high)}" if n else f"below {say(high)}")
 
 
 def _place(edges: Sequence[float], value: float) -> float:

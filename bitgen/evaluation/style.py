@@ -69,7 +69,7 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .chart rect.bar { fill: currentColor; }
 .chart rect.field { fill: none; stroke: var(--rule); }
 .chart text.mark { font-size: 12px; fill: var(--ink); }
-.density svg { max-width: 300px; }
+.density svg { max-width: 264px; }
 .ends { display: block; }
 .legend { max-width: none; font-size: 13px; }
 .key { display: inline-block; margin-right: 18px; }
@@ -104,12 +104,18 @@ svg.spark-axis { display: block; width: 150px; height: 14px; overflow: visible; 
 .warning li { margin: 4px 0; overflow-wrap: anywhere; }
 details { margin: 12px 0; padding: 10px 14px; border: 1px solid var(--rule); border-radius: 8px; }
 summary { cursor: pointer; }
-summary .stack { margin: 8px 0 2px; }
+summary .stack { display: inline-flex; width: 240px; margin: 0 14px; }
+summary b { display: inline-block; min-width: 200px; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(370px, 1fr)); gap: 10px 20px; font-size: 14px; }
 table.reasons td:first-child { white-space: normal; min-width: 190px; }
 table.reasons small { font-size: 12.5px; }
 ul.examples { margin: 0; font-size: 13px; }
 ul.examples li { margin: 2px 0; overflow-wrap: anywhere; }
-table.licences td:nth-child(2) { min-width: 280px; overflow-wrap: anywhere; }
+table.licences td { overflow-wrap: anywhere; }
+table.licences td:first-child { max-width: 520px; white-space: normal; }
+.part { display: inline-block; margin-right: 18px; overflow-wrap: anywhere; }
+.part b { font-weight: 600; }
+.range { display: inline-block; min-width: 78px; margin-left: 4px; text-align: left; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, 176px); gap: 16px 13px; margin: 8px 0 16px; align-items: start; }
 .thumb figcaption { width: 176px; line-height: 1.35; }
 

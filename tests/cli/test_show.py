@@ -105,7 +105,7 @@ def test_a_damaged_image_gives_a_line_and_the_rest_is_shown(tmp_path: Path):
 def test_an_unfinished_dataset_is_named(tmp_path: Path):
     write_set(tmp_path / "data", "coarse/drawn-train", [sample(1, captions(1))])
     (tmp_path / "data/shards/coarse/half-train").mkdir()
-    assert "coarse/half-train is not finished: 0 shards are made" in page_of(tmp_path / "data")
+    assert "coarse/half-train is not finished (shards made: 0)" in page_of(tmp_path / "data")
 
 
 def test_datasets_under_different_holdouts_are_warned_of(tmp_path: Path):
