@@ -13,8 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.format import FORMAT_VERSION, Entry, shard_name
-from shards.index import DATASET, ShardIndex, write_index
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shards.format import FORMAT_VERSION, shard_name
+from shards.index import DATASET, SCHEMA, ShardIndex, write_index_tables
 
 SAMPLES = 5_000_000
 PER_SHARD = 3_000
@@ -25,48 +29,53 @@ _BYTES = 165_000
 def write(folder: Path) -> None:
     """An index of `SAMPLES` samples with five texts each, over empty files of the right sizes that take no disk."""
     folder.mkdir(parents=True)
-    shards = [min(PER_SHARD, SAMPLES - start) for start in range(0, SAMPLES, PER_SHARD)]
     listed = []
-    for number, samples in enumerate(shards):
+    for number, start in enumerate(range(0, SAMPLES, PER_SHARD)):
+        samples = min(PER_SHARD, SAMPLES - start)
         size_bytes = samples * _BYTES + 10240
         with (folder / shard_name(number)).open("wb") as file:
             file.truncate(size_bytes)
         listed.append({"file": shard_name(number), "samples": samples, "bytes": size_bytes, "sha256": "0" * 64})
-    write_index(folder, _entries())
+    write_index_tables(folder, _tables())
     dataset = {"format_version": FORMAT_VERSION, "name": "coarse/bench-train", "samples": SAMPLES, "shards": listed}
-    (folder / DATASET).write_text(json.dumps(dataset | {"role": "train", "phase": "coarse", "source": "bench"}))
+    (folder / DATASET).write_text(json.dumps(dataset))
 
 
-def _entries() -> Iterator[Entry]:
-    dice = random.Random(0)
-    lengths = [tuple(dice.randint(8, 16) for _ in range(5)) for _ in range(1000)]
-    for number in range(SAMPLES):
-        shard, place = divmod(number, PER_SHARD)
-        offset = place * _BYTES + 512
-        yield Entry(
-            key=f"bench-{number:012d}",
-            image_id=number * 0x9E3779B97F4A7C15 % 2**64 - 2**63,
-            shard=shard,
-            image_offset=offset,
-            image_size=_BYTES - 3072,
-            json_offset=offset + _BYTES - 2048,
-            json_size=900,
-            extension="jpg",
-            width=640,
-            height=480,
-            tokens=lengths[number % 1000],
-            phrases=(0, 0, 0, 0, 0),
-            boxes=0,
-        )
+def _tables() -> Iterator[pa.Table]:
+    """The rows of one shard after another; texts have 8 to 16 tokens."""
+    dice = np.random.default_rng(0)
+    for shard, start in enumerate(range(0, SAMPLES, PER_SHARD)):
+        count = min(PER_SHARD, SAMPLES - start)
+        offsets = np.arange(count) * _BYTES + 512
+        lists = pa.array(np.arange(0, 5 * count + 1, 5, dtype=np.int32))
+        columns: dict[str, object] = {
+            "key": [f"bench-{start + n:012d}" for n in range(count)],
+            "image_id": dice.integers(-(2**63), 2**63 - 1, count),
+            "shard": [shard] * count,
+            "image_offset": offsets,
+            "image_size": [_BYTES - 3072] * count,
+            "json_offset": offsets + _BYTES - 2048,
+            "json_size": [900] * count,
+            "extension": ["jpg"] * count,
+            "width": [640] * count,
+            "height": [480] * count,
+            "tokens": _list(lists, dice.integers(8, 17, 5 * count), "tokens"),
+            "phrases": _list(lists, np.zeros(5 * count), "phrases"),
+            "boxes": [0] * count,
+        }
+        yield pa.table([pa.array(columns[field.name]).cast(field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _list(offsets: pa.Array, values: NDArray[np.generic], name: str) -> pa.ListArray:
+    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.uint16)), type=SCHEMA.field(name).type)
 
 
 def measure(folder: Path, reads: bool) -> dict[str, Any]:
     """Seconds to open it, and what this process's memory grew by, in MB.
 
-    `private_mb` is memory of this process's own: RssAnon of /proc, which no other process can share. `mapped_mb` is
-    the page cache that it looks at, which all processes share.
+    `private_mb` is what no other process has: Private_Clean and Private_Dirty of /proc/self/smaps_rollup.
     """
-    before = _memory_mb()
+    before_mb = _private_mb()
     start_s = time.perf_counter()
     index = ShardIndex.open(folder)
     open_s = time.perf_counter() - start_s
@@ -74,13 +83,12 @@ def measure(folder: Path, reads: bool) -> dict[str, Any]:
         dice = random.Random(1)
         for _ in range(10_000):
             index.entry(dice.randrange(SAMPLES))
-    after = _memory_mb()
-    return {"open_s": open_s, "private_mb": after[0] - before[0], "mapped_mb": after[1] - before[1]}
+    return {"open_s": open_s, "private_mb": _private_mb() - before_mb}
 
 
-def _memory_mb() -> tuple[float, float]:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return tuple(int(status[name].split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+def _private_mb() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Private_"))
 
 
 if __name__ == "__main__":

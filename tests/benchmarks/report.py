@@ -15,7 +15,6 @@ MEANINGS = {
     "index_samples": "samples of the index",
     "index_open_s": "seconds to open it, in a fresh process",
     "index_private_mb": "MB of a process's own memory for it",
-    "index_mapped_mb": "MB of page cache looked at, shared by all processes",
     "index_private_mb_after_10000_reads": "MB of a process's own memory after 10,000 rows all over it",
 }
 
