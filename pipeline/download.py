@@ -146,7 +146,6 @@ def _next(waiting: Sequence[_Job], fetching: Sequence[_Job], parallel: int) -> _
     for job in waiting:
         if job.content not in on_the_way and not (job.host and hosts[job.host] >= PER_HOST):
             return job
-        on_the_way.add(job.content)
     return None
 
 

@@ -199,6 +199,15 @@ def test_a_damaged_archive_without_a_checksum_is_fetched_again_by_the_next_run(s
     assert get(tmp_path, file) == ["z.zip"]
 
 
+def test_an_archive_of_the_right_bytes_is_kept_though_it_is_refused(server: Server, tmp_path: Path) -> None:
+    archive = packed(**{"../x": b"1"})
+    server.pages["/z"] = Page(archive)
+    file = File("z.zip", (server.url("/z"),), len(archive), hashlib.sha256(archive).hexdigest(), unpack=True)
+    with pytest.raises(DownloadError, match=r"found member '../x': .*z.zip$"):
+        get(tmp_path, file)
+    assert (raw(tmp_path) / "z.zip").exists()
+
+
 def test_a_damaged_archive_that_a_person_put_there_is_kept(tmp_path: Path) -> None:
     raw(tmp_path).mkdir(parents=True)
     (raw(tmp_path) / "z.zip").write_bytes(b"PK no more")
@@ -231,6 +240,17 @@ def test_an_archive_that_was_not_recorded_before_a_kill_is_not_unpacked_again(se
     before = (raw(tmp_path) / "x").stat().st_ino
     assert get(tmp_path, File("z.zip", (server.url("/z"),), unpack=True)) == ["z.zip"]
     assert (raw(tmp_path) / "x").stat().st_ino == before
+
+
+def test_what_a_kill_left_behind_is_swept_away(tmp_path: Path) -> None:
+    (raw(tmp_path) / "in").mkdir(parents=True)
+    (raw(tmp_path) / "in/a").write_bytes(BODY)
+    (raw(tmp_path) / "in/a.part.json").write_text("{}")
+    (raw(tmp_path) / "in/..a.sha256.json.4194305.tmp").write_text("{")  # a process number beyond the largest
+    (tmp_path / "data/.downloads.lock.toml.4194305.tmp").write_text("[")
+    get(tmp_path, File("in/a", ("nowhere",), len(BODY), DIGEST))
+    assert sorted(p.name for p in (raw(tmp_path) / "in").iterdir()) == [".a.sha256.json", "a"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["raw"]
 
 
 def test_a_full_disk_is_named_for_each_file_and_the_next_run_goes_on(server: Server, tmp_path: Path) -> None:

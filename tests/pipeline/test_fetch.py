@@ -119,6 +119,13 @@ def test_a_later_process_goes_on_from_any_byte(server: Server, tmp_path: Path, a
     assert server.asked("/a", "Range") == [f"bytes={arrived}-"]
 
 
+def test_a_part_larger_than_the_file_is_begun_anew(server: Server, tmp_path: Path) -> None:
+    server.pages["/a"] = Page(BODY)
+    leave_part(server, tmp_path / "a", BODY + b"more", '"1"')
+    get(server, tmp_path / "a")
+    assert server.asked("/a", "Range") == [None]
+
+
 def test_a_complete_part_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     server.pages["/a"] = Page(BODY)
     leave_part(server, tmp_path / "a", BODY, '"1"')

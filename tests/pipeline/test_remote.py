@@ -34,10 +34,16 @@ class Unsteady(MemoryFileSystem):
 
     protocol = "unsteady"
     failures: list[Exception] = []  # noqa: RUF012 (one for each file that is opened, for all instances)
+    stated_more = 0
+    """Bytes by which it says that files are larger than they are."""
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return super()._strip_protocol(path.replace("unsteady://", "memory://"))
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        known = super().info(path, **kwargs)
+        return known | {"size": known["size"] + self.stated_more}
 
     def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if self.failures:
@@ -127,6 +133,14 @@ def test_a_lost_connection_is_tried_again(tmp_path: Path, error: Exception) -> N
     Unsteady.failures[:] = [error, error]
     assert get("unsteady://a", tmp_path / "b") == [1.0, 2.0]
     assert (tmp_path / "b").read_bytes() == BODY
+
+
+def test_a_file_shorter_than_stated_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("memory://a", BODY)
+    monkeypatch.setattr(Unsteady, "stated_more", 7)
+    with pytest.raises(FetchError, match=r"unsteady://a: expected 262,151 bytes, found 262,144, 6 times in a row"):
+        get("unsteady://a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_what_may_not_be_read_is_not_tried_again(tmp_path: Path) -> None:
