@@ -231,8 +231,10 @@ def _print_lacking(manifests: Sequence[Manifest], wanted: Sequence[Source], raw:
 def _next(manifests: Sequence[Manifest], files: Sequence[Wanted], options: argparse.Namespace) -> str:
     """What to run next: sources become shards, weights are trained from; empty where there is neither."""
     paths = [str(path) for path, manifest in zip(options.manifests, manifests, strict=True) if manifest.sources]
-    if paths:
-        sources = f" --sources {' '.join(options.sources)}" if options.sources else ""
+    own = {source.name for manifest in manifests for source in manifest.sources}
+    names = [name for name in options.sources if name in own]
+    if paths and (names or not options.sources):
+        sources = f" --sources {' '.join(names)}" if names else ""
         return f"bitgen-shards {' '.join(paths)} --data {options.data}{sources}"
     weights = [Path(each.name).parent for each in files if each.name.endswith(".safetensors")]
     return f"bitgen-train --phase coarse --model.vision.model {options.data / 'raw' / weights[0]}" if weights else ""

@@ -98,6 +98,17 @@ def test_it_ends_with_what_to_run_next(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"1 files of world are in {data}/raw\nnext: bitgen-shards {path} --data {data}\n"
 
 
+def test_what_to_run_next_is_for_the_same_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = manifest(tmp_path)
+    run(tmp_path, path, "--sources", "b")
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: bitgen-shards {path} --data {tmp_path}/data --sources b"
+
+
+def test_after_nothing_comes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, str(SHIPPED.parent / "refcoco.toml"), "--sources", "vg") == 0
+    assert capsys.readouterr().out == f"0 files of refcoco are in {tmp_path}/data/raw\n"
+
+
 def test_after_weights_comes_a_run_that_starts_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.safetensors").write_text("w")
     path = tmp_path / "w.toml"
