@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from bitgen.disk import room_for
 from bitgen.progress import progress
 from pipeline.crawl_worker import Shard, ShardWorker
-from pipeline.crawled import KEPT, NOT_CRAWLED, SHARD_DIGITS, Crawled, is_text, next_round, settle_stopped
-from pipeline.distributors import DISTRIBUTORS, CrawlError
+from pipeline.crawled import KEPT, NOT_CRAWLED, SHARD_DIGITS, Crawled, CrawlError, is_text, next_round, settle_stopped
+from pipeline.distributors import DISTRIBUTORS
 from pipeline.files import locked
 from pipeline.manifest import Source
 from pipeline.manners import Crawling, Manners

@@ -19,10 +19,11 @@ from bitgen.pixels import DecodeError, PixelsError, size
 from pipeline.crawled import SHARD_DIGITS, settle
 from pipeline.manners import Manners
 from pipeline.opener import PoliteOpener
-from shards.format import ShardError, image_extension
 
 Shard = tuple[int, str]
 """Its number in its round, and the Arrow file that holds its URLs in a column `url`."""
+QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1"}
+"""For the environment before img2dataset is imported: it imports albumentations, which asks the network for updates."""
 _openers: dict[Manners, PoliteOpener] = {}
 """Of this process: one, kept from shard to shard with its connections and what it knows of hosts."""
 
@@ -41,7 +42,7 @@ class ShardWorker:
 
     def __call__(self, shard: Shard) -> tuple[bool, Shard]:
         """Asks for every URL of a shard. Raises `OSError`, `FullDiskError` among them, where files cannot be written."""
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset imports it, and it asks the network for updates
+        os.environ.update(QUIET)
         from img2dataset.downloader import Downloader
 
         opener = self._opener()
@@ -87,6 +88,9 @@ class KeepBytes:
 
     def __call__(self, img_stream: io.BytesIO, _boxes: object = None) -> tuple[Any, ...]:
         """(bytes, width, height, width, height, None), or five times None and the reason."""
+        # Here, as with img2dataset above: both import torch, by way of webdataset, for which a crawl's parent has no use.
+        from shards.format import ShardError, image_extension
+
         image = img_stream.getvalue()
         try:
             image_extension(image)

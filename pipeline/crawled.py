@@ -38,6 +38,10 @@ _SCHEMA = pa.schema(
 _PLACE = np.dtype([("hash", "i8"), ("key", "i8"), ("size_bytes", "i8"), ("round", "i2"), ("outcome", "i2")])
 
 
+class CrawlError(RuntimeError):
+    """A crawl cannot go on, or cannot be read: a lost worker, no cluster, a damaged table."""
+
+
 class Crawled:
     """Where the image of every crawled URL lies, or why there is none; 36 bytes a URL.
 
@@ -45,12 +49,13 @@ class Crawled:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads the rounds of a crawl in `folder`; there may be none."""
-        self._rounds = rounds(folder)
-        self._digits = [0] * len(self._rounds)
+        """Reads the rounds of a crawl in `folder`; there may be none. Raises `CrawlError` for a damaged one."""
+        found = rounds(folder)
+        self._folders = [str(round_) for round_ in found]
+        self._digits = [0] * len(found)
         self._outcomes = [KEPT]
         parts = [np.empty(0, _PLACE)]
-        for number, round_ in enumerate(self._rounds):
+        for number, round_ in enumerate(found):
             parts += [self._read(path, number) for path in sorted(round_.glob("*.parquet"))]
         places = np.concatenate(parts)
         del parts
@@ -67,18 +72,18 @@ class Crawled:
         row = self._row(url_hash(url))
         if row is None:
             return NOT_CRAWLED if is_text(url) else "bad_url"
-        outcome = self._outcomes[self._places["outcome"][row]]
+        outcome = self._outcomes[self._places["outcome"].item(row)]
         return (self._file(row) or "no_image") if outcome == KEPT else outcome
 
     def outcome(self, hashed: int) -> str:
         """The outcome for a `url_hash`, whether or not its file is still there."""
         row = self._row(hashed)
-        return NOT_CRAWLED if row is None else self._outcomes[self._places["outcome"][row]]
+        return NOT_CRAWLED if row is None else self._outcomes[self._places["outcome"].item(row)]
 
     def has_lost(self, hashed: int) -> bool:
         """Whether the image of a `url_hash` was kept, and its file is gone or has another size."""
         row = self._row(hashed)
-        return row is not None and self._outcomes[self._places["outcome"][row]] == KEPT and self._file(row) is None
+        return row is not None and self.outcome(hashed) == KEPT and self._file(row) is None
 
     def outcomes(self, hashed: NDArray[np.int64]) -> Counter[str]:
         """How many of distinct `url_hash`es ended in which outcome."""
@@ -91,21 +96,20 @@ class Crawled:
 
     def _row(self, hashed: int) -> int | None:
         row = int(self._hashes.searchsorted(np.int64(hashed)))
-        return row if row < len(self._hashes) and self._hashes[row] == hashed else None
+        return row if row < len(self._hashes) and self._hashes.item(row) == hashed else None
 
     def _file(self, row: int) -> Path | None:
-        place = self._places[row]
-        number = int(place["round"])
-        key = f"{place['key']:0{self._digits[number]}d}"
-        path = os.path.join(self._rounds[number], key[:SHARD_DIGITS], f"{key}.jpg")
+        _, key, size_bytes, number, _ = self._places.item(row)
+        name = str(key).zfill(self._digits[number])
+        path = f"{self._folders[number]}/{name[:SHARD_DIGITS]}/{name}.jpg"
         try:
-            is_whole = os.stat(path).st_size == place["size_bytes"]
+            is_whole = os.stat(path).st_size == size_bytes
         except OSError:
             return None
         return Path(path) if is_whole else None
 
     def _read(self, path: Path, number: int) -> NDArray[np.void]:
-        table = pq.read_table(path, columns=["hash", "key", "outcome", "size_bytes"])
+        table = _table(path)
         places = np.empty(table.num_rows, _PLACE)
         if not len(places):
             return places
@@ -121,6 +125,17 @@ class Crawled:
         if outcome not in self._outcomes:
             self._outcomes.append(outcome)
         return self._outcomes.index(outcome)
+
+
+def _table(path: Path) -> pa.Table:
+    """What `Crawled` needs of a shard's table."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=["hash", "key", "outcome", "size_bytes"])
+    except (pa.ArrowException, KeyError) as error:
+        raise CrawlError(
+            f"expected a table of a crawl, found {error}: {path}; remove it to crawl its urls again"
+        ) from error
 
 
 def rounds(folder: Path) -> Sequence[Path]:

@@ -10,13 +10,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-from pipeline.crawl_worker import Shard, ShardWorker
+from pipeline.crawl_worker import QUIET, Shard, ShardWorker
+from pipeline.crawled import CrawlError
 
 _PRELOADED = ["img2dataset.downloader", "pipeline.crawl_worker"]
-
-
-class CrawlError(RuntimeError):
-    """A crawl cannot go on: a lost worker, no cluster, a folder of something else."""
 
 
 def in_processes(worker: ShardWorker, shards: Sequence[Shard], processes: int) -> Generator[Shard, None, None]:
@@ -26,7 +23,7 @@ def in_processes(worker: ShardWorker, shards: Sequence[Shard], processes: int) -
     this ends the workers at once: what they leave is good at any moment.
     """
     # Forked from a server that has imported img2dataset, at 3 s of CPU, and has no threads, whose locks a fork would copy.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    os.environ.update(QUIET)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     others = set(multiprocessing.active_children())
@@ -48,8 +45,7 @@ def on_ray(worker: ShardWorker, shards: Sequence[Shard], processes: int) -> Gene
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    quiet = {"env_vars": {"NO_ALBUMENTATIONS_UPDATE": "1"}}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, runtime_env=quiet)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, runtime_env={"env_vars": QUIET})
     try:
         _img2datasets("ray", worker, shards, processes)
     except RayTaskError as error:
@@ -78,6 +74,7 @@ DISTRIBUTORS: dict[str, Distributor] = {"multiprocessing": in_processes, "ray": 
 
 
 def _img2datasets(name: str, worker: ShardWorker, shards: Sequence[Shard], processes: int) -> None:
+    os.environ.update(QUIET)
     from img2dataset import distributor
 
     run = getattr(distributor, f"{name}_distributor")

@@ -1,17 +1,20 @@
-import io
+"""A list of URLs becomes image files and outcomes, through img2dataset and a local server."""
+
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pipeline.crawl import CrawlSettings, crawl
-from pipeline.crawl_worker import KeepBytes
-from pipeline.crawled import Crawled, outcome_of
-from pipeline.opener import Manners
-from tests.servers import Page, Redirect, Server, Status, serve
+from pipeline.crawl import Crawled, CrawlError, CrawlSettings, crawl, settings_for
+from pipeline.manifest import Source
+from pipeline.manners import Crawling, Manners
+from tests.servers import Page, Redirect, Server, Slow, Status, serve
 from tests.worlds import write_photo
 
 FAULTS = {
@@ -20,6 +23,8 @@ FAULTS = {
     "/page.html": "unknown_format",
     "/mine.jpg": "opted_out",
     "/large.png": "too_large",
+    "/empty.jpg": "no_bytes",
+    "/inside.jpg": "private_address",
     "/out.jpg": "bad_url",
 }
 
@@ -58,6 +63,8 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawl]:
         server.pages["/page.html"] = Page(b"<html>not found, but 200</html>")
         server.pages["/mine.jpg"] = Page(server.pages["/a.jpg"].body, headers={"X-Robots-Tag": "noai"})
         server.pages["/large.png"] = Page(write_photo(folder / "made/large.png", 5, size=(81, 60)))
+        server.pages["/empty.jpg"] = Page(b"")
+        server.faults["/inside.jpg"] = [Redirect("http://127.0.0.1:9/secret")] * 2
         server.faults["/out.jpg"] = [Redirect("ftp://example.org/a.jpg")] * 2
         paths = ["/a.jpg", "/b.png", "/c.webp", "/d.jpg", *FAULTS, "/a.jpg"]
         done = Crawl(server, folder / "crawl", [server.url(path) for path in paths], Counter())
@@ -95,6 +102,10 @@ def test_every_request_says_who_is_asking(crawled: Crawl) -> None:
     assert {headers["User-Agent"] for _, headers in crawled.server.requests} == {Manners().user_agent}
 
 
+def test_an_image_is_one_file(crawled: Crawl) -> None:
+    assert len([path for path in crawled.folder.glob("round-*/*/*") if path.is_file()]) == 4
+
+
 def test_settled_urls_are_not_asked_for_again(crawled: Crawl) -> None:
     before = len(crawled.server.requests)
     assert (crawled.again(), len(crawled.server.requests)) == (crawled.outcomes, before)
@@ -102,43 +113,64 @@ def test_settled_urls_are_not_asked_for_again(crawled: Crawl) -> None:
 
 @pytest.fixture(scope="module")
 def asked_again(crawled: Crawl) -> set[str]:
-    """What is asked for when the crawl tries again what failed; one start of img2dataset's processes takes 2 s."""
+    """What is asked for when the crawl tries again what failed, and one file was lost."""
+    Path(crawled.find("/c.webp")).unlink()
     before = len(crawled.server.requests)
     crawled.again(retry_failed=True)
     return {path for path, _ in crawled.server.requests[before:]}
 
 
-def test_failed_urls_can_be_tried_again_alone(asked_again: set[str]) -> None:
-    assert asked_again == {"/gone.jpg", "/busy.jpg", "/page.html", "/large.png"}
+def test_failed_and_lost_urls_can_be_tried_again_alone(asked_again: set[str]) -> None:
+    assert asked_again == {"/gone.jpg", "/busy.jpg", "/page.html", "/large.png", "/empty.jpg", "/c.webp"}
 
 
 @pytest.mark.usefixtures("asked_again")
-def test_the_last_try_counts(crawled: Crawl) -> None:
-    assert Path(crawled.find("/busy.jpg")).read_bytes() == crawled.server.pages["/a.jpg"].body
+@pytest.mark.parametrize(("path", "page"), [("/busy.jpg", "/a.jpg"), ("/c.webp", "/c.webp")])
+def test_the_last_try_counts(crawled: Crawl, path: str, page: str) -> None:
+    assert Path(crawled.find(path)).read_bytes() == crawled.server.pages[page].body
 
 
-def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
-    assert Crawled(tmp_path / "none").find("http://a/b.jpg") == "not_crawled"
+def test_a_string_that_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    assert crawl(["http://a/\ud800.jpg"], tmp_path) == Counter()
 
 
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (None, "kept"),
-        ("http_404: Not Found", "http_404"),
-        ("unknown url type: 'a b'", "bad_url"),
-        ("anything else: that broke", "crawl_error"),
-    ],
-)
-def test_an_error_of_img2dataset_becomes_an_outcome(error: str | None, outcome: str) -> None:
-    assert outcome_of(error) == outcome
+def test_a_worker_that_is_killed_is_an_error(tmp_path: Path, server: Server) -> None:
+    server.pages["/a.jpg"], server.faults["/a.jpg"] = Page(b"image"), [Slow()]
+    settings = CrawlSettings(Manners(private=(f"127.0.0.1:{server.port}",)), processes=1, threads=1)
+    with ThreadPoolExecutor(1) as thread:
+        crawling = thread.submit(crawl, [server.url("/a.jpg")], tmp_path, settings)
+        with server.changed:
+            assert server.changed.wait_for(lambda: server.requests, 60)
+        [worker] = active_children()
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        with pytest.raises(CrawlError, match="expected an answer of a worker process, found it killed"):
+            crawling.result(60)
 
 
-def test_an_image_of_too_many_pixels_is_known_by_its_header() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (10, 10)).save(buffer, "PNG")
-    header = io.BytesIO(buffer.getvalue()[:41])  # signature, IHDR, and the beginning of IDAT
-    assert KeepBytes(99)(header)[5] == "too_large: expected 1 to 99 pixels, found 10x10"
+def source(**crawling: object) -> Source:
+    """A source of a manifest with this [crawl] table."""
+    table = Crawling(**crawling)  # type: ignore[arg-type]
+    return Source("s", "coarse", "train", "train", "table", ("a.csv",), ("crawl",), crawl=True, crawling=table)
+
+
+def test_a_source_is_crawled_as_its_manifest_says() -> None:
+    asked = source(user_agent="me (me@example.org)", deadline_s=7.0, max_pixels=99, threads=3, per_shard=11)
+    settings = settings_for(asked, processes=1)
+    assert settings.manners == Manners(user_agent="me (me@example.org)", deadline_s=7.0)
+    assert (settings.max_pixels, settings.threads, settings.per_shard) == (99, 3, 11)
+
+
+def test_threads_may_be_another_number_than_the_manifests() -> None:
+    assert settings_for(source(threads=3), processes=1, threads=5).threads == 5
+
+
+@pytest.mark.parametrize(("processes", "per_host"), [(1, 8), (3, 2), (16, 1)])
+def test_processes_share_what_is_asked_of_a_host(processes: int, per_host: int) -> None:
+    assert settings_for(source(per_host=8), processes=processes).manners.per_host == per_host
+
+
+def test_a_private_address_is_allowed_by_a_flag_alone() -> None:
+    assert settings_for(source(), processes=1, private=["127.0.0.1:80"]).manners.private == ("127.0.0.1:80",)
 
 
 def test_an_unknown_distributor_is_refused() -> None:

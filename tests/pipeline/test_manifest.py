@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.manifest import ManifestError, read_manifest
+from pipeline.manners import Crawling
 
 GOOD = """
 name = "world"
@@ -12,6 +13,11 @@ licence = "CC BY 4.0"
 
 [holdout]
 lists = ["mine.txt"]
+
+[crawl]
+user_agent = "world/1 (+https://example.org)"
+timeout_s = 5
+opt_outs = ["noai"]
 
 [[file]]
 path = "annotations.zip"
@@ -60,6 +66,25 @@ def test_a_source_may_state_its_own_licence(tmp_path: Path) -> None:
     assert source.licence == "CC0"
 
 
+def test_a_source_is_crawled_as_its_manifest_says(tmp_path: Path) -> None:
+    crawling = read_manifest(write(tmp_path)).sources[0].crawling
+    assert crawling == Crawling(user_agent="world/1 (+https://example.org)", timeout_s=5, opt_outs=("noai",))
+
+
+def test_a_manifest_may_leave_out_how_to_crawl(tmp_path: Path) -> None:
+    path = tmp_path / "world.toml"
+    path.write_text(GOOD[: GOOD.index("[crawl]")] + GOOD[GOOD.index("[[file]]") :])
+    assert read_manifest(path).sources[0].crawling == Crawling()
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "names"),
+    [("bitgen (+https://example.org)", True), ("bitgen (me@example.org)", True), ("bitgen/0.1 (crawler)", False)],
+)
+def test_a_contact_is_a_page_or_a_mailbox(user_agent: str, names: bool) -> None:
+    assert Crawling(user_agent=user_agent).names_contact is names
+
+
 def test_shards_of_a_training_source_go_to_its_phase(tmp_path: Path) -> None:
     assert read_manifest(write(tmp_path)).sources[0].dataset == "coarse/coco-train"
 
@@ -99,6 +124,26 @@ def test_shards_of_an_evaluation_source_go_to_eval(tmp_path: Path) -> None:
         ('split = "train"', 'split = "train"\nrefusal_ceiling = 1.5', r"expected refusal_ceiling in 0..1, found 1.5"),
         ('split = "train"', 'split = "train"\nrefusal_ceiling = nan', r"expected a finite number, found nan"),
         ('split = "train"', 'split = "train"\nmanifest = "x"', r"found 'manifest'"),
+        ("timeout_s =", "time_out_s =", r"found 'time_out_s' \(did you mean 'timeout_s'\?\): .*world.toml: \[crawl\]"),
+        ("timeout_s = 5", 'timeout_s = "5"', r"expected float, found '5': .*\[crawl\]: timeout_s"),
+        ("timeout_s = 5", "timeout_s = 0", r"expected timeout_s above 0, found 0: .*\[crawl\]"),
+        ("timeout_s = 5", "deadline_s = -1", r"expected deadline_s above 0, found -1"),
+        ("timeout_s = 5", "retries = -1", r"expected retries of 0 or more, found -1"),
+        ("timeout_s = 5", "retries = 1.5", r"expected int, found 1.5"),
+        ("timeout_s = 5", "back_off_s = nan", r"expected a finite number, found nan"),
+        ("timeout_s = 5", "threads = 0", r"expected threads of 1 or more, found 0"),
+        ("timeout_s = 5", "per_shard = 0", r"expected per_shard of 1 or more, found 0"),
+        ("timeout_s = 5", "max_pixels = 0", r"expected max_pixels of 1 or more, found 0"),
+        ("timeout_s = 5", "max_bytes = 0", r"expected max_bytes above 0, found 0"),
+        ("timeout_s = 5", "per_host = 0", r"expected per_host above 0, found 0"),
+        (
+            "timeout_s = 5",
+            'private = ["127.0.0.1:80"]',
+            r"expected one of user_agent, .*, found 'private': .*\[crawl\]",
+        ),
+        ('"world/1 (+https://example.org)"', '"a\\nb"', r"expected a user_agent of printable ASCII, found 'a\\nb'"),
+        ('["noai"]', '["NoAI"]', r"expected opt_outs in lower case, found 'NoAI': .*\[crawl\]"),
+        ("[crawl]", "[[crawl]]", r"expected dict, found \[.*\]: .*\[crawl\]"),
         ("name", "name = ", r"expected TOML, found Invalid"),
     ],
 )

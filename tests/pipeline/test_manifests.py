@@ -1,5 +1,7 @@
 """The manifests that ship: every one is read, and says what the datasets' pages say."""
 
+import dataclasses
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from bitgen.training.phases import coarse, fine
 from pipeline.annotations import READERS
 from pipeline.download import wanted_files
 from pipeline.manifest import Manifest, Source, read_manifest
+from pipeline.manners import Crawling
 
 FOLDER = Path(__file__).parents[2] / "manifests"
 NAMES = ["cc3m", "coco", "flickr30k", "mixed", "refcoco", "sample", "sbu", "visual_genome", "weights"]
@@ -59,6 +62,12 @@ def test_refcoco_has_the_eight_published_evaluation_splits() -> None:
 
 def test_crawled_sources_turn_their_images_upright() -> None:
     assert {(s.name, s.orientation) for s in sources() if s.crawl} == {("sbu", "apply"), ("cc3m", "apply")}
+
+
+def test_crawled_sources_state_how_they_are_crawled() -> None:
+    stated = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text())["crawl"] for name in ("sbu", "cc3m")}
+    fields = {field.name for field in dataclasses.fields(Crawling)} - {"private"}
+    assert {name: set(table) for name, table in stated.items()} == {"sbu": fields, "cc3m": fields}
 
 
 def test_only_crawled_sources_may_lose_a_tenth_of_their_rows() -> None:

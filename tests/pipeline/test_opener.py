@@ -1,17 +1,24 @@
+import socket
 import ssl
 import subprocess
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
+from unittest.mock import Mock
 
 import pytest
 
-from pipeline.connections import RefusedError, is_public
+from pipeline.connections import RefusedError
 from pipeline.manners import Manners
 from pipeline.opener import PoliteOpener
-from tests.servers import Cut, Page, Redirect, Server, Slow, Status, serve
+from tests.servers import Cut, Page, Redirect, Server, Slow, Status, Together, serve
 
 
 def opener(server: Server, **manners: object) -> PoliteOpener:
@@ -115,13 +122,31 @@ def test_a_redirect_in_a_circle_is_refused(server: Server) -> None:
         ("file:///etc/passwd", "bad_url"),
         ("http://", "bad_url"),
         ("no address", "bad_url"),
-        ("http://name.invalid/a.jpg", "dns_error"),
+        ("http://a b.example/a.jpg", "bad_url"),
+        ("http://a.example:99999/a.jpg", "bad_url"),
+        ("http://[::1/a.jpg", "bad_url"),
+        ("http://[::1]/a.jpg", "private_address"),
+        ("http://0x7f.1/a.jpg", "private_address"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(url: str, outcome: str) -> None:
     with pytest.raises(RefusedError) as caught:
         PoliteOpener(Manners(retries=0)).open(url)
     assert caught.value.outcome == outcome
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(socket.EAI_NONAME, "dns_error"), (socket.EAI_AGAIN, "dns_timeout")])
+def test_a_name_that_nobody_knows_has_its_outcome(monkeypatch: pytest.MonkeyPatch, code: int, outcome: str) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=socket.gaierror(code, "no such name")))
+    with pytest.raises(RefusedError, match=outcome):
+        PoliteOpener(Manners(retries=0)).open("http://photos.example/a.jpg")
+
+
+def test_a_name_outside_ascii_is_looked_up_as_browsers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", asked := Mock(side_effect=socket.gaierror(socket.EAI_NONAME, "")))
+    with pytest.raises(RefusedError):
+        PoliteOpener(Manners(retries=0)).open("http://bücher.example/a.jpg")
+    assert asked.call_args.args[0] == "xn--bcher-kva.example"
 
 
 def test_nobody_listening_is_a_connection_error() -> None:
@@ -131,32 +156,140 @@ def test_nobody_listening_is_a_connection_error() -> None:
         PoliteOpener(Manners(retries=0, private=(f"127.0.0.1:{gone.port}",))).open(address)
 
 
-@pytest.mark.parametrize("ip", ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808"])
-def test_an_address_of_the_internet_is_public(ip: str) -> None:
-    assert is_public(ip)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Robots-Tag": "noai"},
+        {"X-Robots-Tag": "NoIndex, nofollow"},
+        {"X-Robots-Tag": "none"},
+        {"X-Robots-Tag": "bitgen: noai"},
+        {"X-Robots-Tag": "googlebot: nofollow, BitGen: noarchive, noimageai"},
+        {"X-Robots-Tag": "unavailable_after: 25 Jun 2030 15:00:00 PST, noindex"},
+        {"tdm-reservation": "1"},
+    ],
+)
+def test_what_is_opted_out_is_left_alone(server: Server, headers: dict[str, str]) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers=headers)
+    assert refusal(server, "/a.jpg") == "opted_out"
 
 
 @pytest.mark.parametrize(
-    "ip",
+    "headers",
     [
-        "127.0.0.1",
-        "10.1.2.3",
-        "172.16.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "0.0.0.0",
-        "224.0.0.1",
-        "::1",
-        "fe80::1%eth0",
-        "fc00::1",
-        "::ffff:127.0.0.1",
-        "2002:7f00:1::",
-        "64:ff9b::a00:1",
+        {"X-Robots-Tag": "noarchive, nofollow"},
+        {"X-Robots-Tag": "otherbot: noai"},
+        {"X-Robots-Tag": "otherbot: nofollow, noai"},
+        {"X-Robots-Tag": ""},
+        {"tdm-reservation": "0"},
     ],
 )
-def test_any_other_address_is_not(ip: str) -> None:
-    assert not is_public(ip)
+def test_what_is_not_opted_out_for_us_comes(server: Server, headers: dict[str, str]) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers=headers)
+    assert opener(server).open(server.url("/a.jpg")).read() == b"image"
+
+
+def test_a_manifest_says_which_opt_outs_count(server: Server) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers={"X-Robots-Tag": "noai", "tdm-reservation": "1"})
+    assert opener(server, opt_outs=("noimageai",)).open(server.url("/a.jpg")).read() == b"image"
+
+
+def test_an_opt_out_is_seen_before_the_image_comes(server: Server) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers={"X-Robots-Tag": "noai"})
+    server.faults["/a.jpg"] = [Slow()]
+    assert refusal(server, "/a.jpg", timeout_s=5.0) == "opted_out"
+
+
+@pytest.mark.parametrize("pause", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_host_that_wants_a_long_rest_is_not_asked_again_for_this_image(server: Server, pause: str) -> None:
+    server.faults["/a.jpg"] = [Status(429, {"Retry-After": pause})] * 3
+    assert (refusal(server, "/a.jpg"), len(server.requests)) == ("http_429", 1)
+
+
+def test_a_host_that_wants_a_rest_gets_it_from_all(server: Server) -> None:
+    server.faults["/a.jpg"] = [Status(503, {"Retry-After": "3600"})]
+    server.pages["/b.jpg"] = Page(b"image")
+    asking = opener(server)
+    for path in ("/a.jpg", "/b.jpg"):
+        with pytest.raises(RefusedError, match="http_503"):
+            asking.open(server.url(path))
+    assert [path for path, _ in server.requests] == ["/a.jpg"]
+
+
+def test_a_short_rest_is_waited_out(server: Server) -> None:
+    server.pages["/a.jpg"], server.faults["/a.jpg"] = Page(b"image"), [Status(429, {"Retry-After": "1"})]
+    began = time.monotonic()
+    opener(server).open(server.url("/a.jpg"))
+    assert time.monotonic() - began >= 1
+
+
+def test_a_rest_that_is_over_is_no_rest(server: Server) -> None:
+    server.pages["/a.jpg"] = Page(b"image")
+    server.faults["/a.jpg"] = [Status(503, {"Retry-After": "Sat, 01 Jan 2000 00:00:00 GMT"})]
+    assert opener(server).open(server.url("/a.jpg")).read() == b"image"
+
+
+def test_no_more_images_than_allowed_are_asked_of_a_host_at_a_time(server: Server) -> None:
+    paths = [f"/{number}.jpg" for number in range(6)]
+    server.pages |= {path: Page(b"image") for path in paths}
+    server.faults |= {path: [Together(2)] for path in paths}
+    asking = opener(server, per_host=2)
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda path: asking.open(server.url(path)), paths))
+    assert server.most_at_once == 2
+
+
+def test_no_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pages["/a.jpg"] = Page(b"image")
+    with serve() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url(""))
+        assert opener(server).open(server.url("/a.jpg")).read() == b"image"
+        assert proxy.requests == []
+
+
+def test_a_name_and_password_in_an_address_are_told_to_nobody(server: Server) -> None:
+    server.pages["/a.jpg"] = Page(b"image")
+    opener(server).open(server.url("/a.jpg").replace("//", "//me:secret@"))
+    assert server.asked("/a.jpg", "Authorization") == [None]
+
+
+def test_an_opener_that_is_stopped_asks_nobody(server: Server) -> None:
+    stopped = opener(server)
+    stopped.stop("the disk is full")
+    with pytest.raises(RefusedError, match="stopped: the disk is full"):
+        stopped.open(server.url("/a.jpg"))
+    assert server.requests == []
+
+
+@contextmanager
+def dripping(beginning: bytes) -> Iterator[int]:
+    """A server that says a beginning, and then a byte every 20 ms for ever; its port."""
+    over = threading.Event()
+
+    class Drip(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(beginning)
+            with suppress(ConnectionError):
+                while not over.wait(0.02):
+                    self.wfile.write(b"x")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as listener:
+        listener.daemon_threads = True
+        threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield listener.server_address[1]
+        over.set()
+        listener.shutdown()
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"HTTP/1.1 200 OK\r\nServer: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"]
+)
+def test_a_server_that_says_a_byte_now_and_then_is_left_at_the_deadline(beginning: bytes) -> None:
+    with dripping(beginning) as port:
+        asking = PoliteOpener(Manners(private=(f"127.0.0.1:{port}",), deadline_s=0.3, retries=0))
+        began = time.monotonic()
+        with pytest.raises(RefusedError, match="timeout"):
+            asking.open(f"http://127.0.0.1:{port}/a.jpg")
+        assert time.monotonic() - began < 5
 
 
 class _Image(BaseHTTPRequestHandler):
