@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bitgen.evaluation.histograms import Axis, Histogram, histogram, short
+from bitgen.evaluation.histograms import Axis, Histogram, histogram
 from bitgen.evaluation.page import size
 from bitgen.tokens import MAX_TOKENS
 from shards.index import INDEX
@@ -47,10 +47,6 @@ class Spread:
     high: float
     total: int
     """Their sum."""
-
-    def said(self, of: str = "") -> str:
-        """`480 (333 to 640)`, with a unit."""
-        return f"{short(self.middle)}{of} ({short(self.low)} to {short(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def measure(folder: Path) -> Figures:
         shorter = np.minimum(width, height)
         tokens = flat(table.column("tokens"))
         phrases = _sums(flat(table.column("phrases")), lengths(table.column("phrases")))
-        pairs = histogram_2d(width, height)
+        pairs = pairs_of(width, height)
         formats = table.column("extension").value_counts().to_pylist()
         return Figures(
             images=table.num_rows,
@@ -115,7 +111,7 @@ def spread(values: NDArray[np.number], edges: tuple[float, ...]) -> Spread:
     return Spread(histogram(values, edges), low, middle, high, int(values.sum(dtype=np.int64)))
 
 
-def histogram_2d(width: NDArray[np.number], height: NDArray[np.number]) -> NDArray[np.int64]:
+def pairs_of(width: NDArray[np.number], height: NDArray[np.number]) -> NDArray[np.int64]:
     """[width, height] between `SIDES_PX`; what is outside goes into the outermost bins."""
     bins = len(SIDES_PX) - 1
     across, up = (

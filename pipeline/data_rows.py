@@ -11,7 +11,7 @@ from pipeline.data_world import Dataset, World, is_of_crawl
 OPEN = 4
 """Datasets up to which each one's reasons are open to begin with."""
 NAMED = 3
-"""Reasons named beside the name of a dataset."""
+"""Reasons named beside the name of a dataset, the most frequent ones."""
 LONGEST = 180
 """Characters shown of what the ledger says of a row."""
 MEANINGS = {
@@ -90,7 +90,7 @@ def meaning(outcome: str) -> str:
 def _head(each: Dataset) -> Html:
     kept, rows = each.counts["kept"], each.counts.total()
     lost = [f"{outcome} {percent(many, rows)}" for outcome, many in ordered(each.counts.items()) if outcome != "kept"]
-    said = f"{percent(kept, rows)} of {count(rows)} rows kept; {', '.join(lost[:NAMED])}{', …' * (len(lost) > NAMED)}"
+    said = f"{percent(kept, rows)} of {count(rows)} rows kept; {', '.join(lost[:NAMED])}"
     return Html(f'<b>{text(each.name)}</b>{shares(each)}<span class="muted">{text(said)}</span>')
 
 

@@ -152,7 +152,7 @@ def read_world(path: Path, seed: int, records: int) -> World:
         if name not in unfinished:
             try:
                 indexes[name] = ShardIndex.open(folder)
-            except ShardError as error:
+            except (ShardError, OSError) as error:
                 damaged[name] = str(error)
     if not indexes:
         found = "; ".join([*damaged.values(), *(f"{name} is not finished" for name in unfinished)]) or "none"
@@ -164,7 +164,7 @@ def read_world(path: Path, seed: int, records: int) -> World:
         for name, index in indexes.items():
             datasets.append(_dataset(name, index, several[name], seed, sources))
             bar.update(1)
-    shards = next(iter(indexes.values())).folder.resolve().parents[1]
+    shards = next(iter(indexes.values())).folder.resolve().parent.parent
     looks = _looks_sha256(shards)
     return World(path, shards, tuple(datasets), unfinished, damaged, _missing(folders, datasets, sources), looks, seed)
 

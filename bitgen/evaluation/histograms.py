@@ -22,6 +22,8 @@ DENSITY_PX = 210
 """Sides of a density's field."""
 LABEL_PX = 48
 """Room for a label over such a distribution."""
+LEAST_BINS = 6
+"""Bins that a chart shows at least, so that two bars do not fill it."""
 MOST_LABELS = 8
 """Labels along an axis at most."""
 
@@ -84,7 +86,8 @@ def bar_chart(
         marks: values at which a line stands.
     """
     first, last = reach([shown])
-    first, last = max(0, min(first, last - 6)), last
+    first = max(0, min(first, last - LEAST_BINS))
+    last = min(len(shown.counts), max(last, first + LEAST_BINS))
     most = max(shown.counts, default=0)
     if not most:
         return Html(f'<figure class="chart"><h4>{text(title)}</h4><p class="muted">no values</p></figure>')
@@ -158,7 +161,7 @@ def spark_axis(edges: Sequence[float], axis: Axis, bins: tuple[int, int]) -> Htm
 
 
 def density(title: str, counts: NDArray[np.int64], edges: Sequence[float], across: Axis, up: Axis) -> Html:
-    """A square field whose cells are the darker the more values they hold, on a root scale; one to one is dashed.
+    """A square field whose cells are the stronger the more values they hold, on a root scale; one to one is dashed.
 
     Args:
         counts: [x bins, y bins], both between `edges`.
@@ -187,7 +190,7 @@ def density(title: str, counts: NDArray[np.int64], edges: Sequence[float], acros
     parts.append(f'<text x="{LEFT}" y="{TOP - 6}">{text(up.label)}</text>')
     width, height = LEFT + DENSITY_PX + RIGHT, base + 36
     return Html(
-        f'<figure class="chart density"><h4>{text(title)} <small>darkest: {text(short(most))} images</small></h4>'
+        f'<figure class="chart density"><h4>{text(title)} <small>at most {text(short(most))} images a cell</small></h4>'
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg></figure>'
     )
 

@@ -65,12 +65,12 @@ def thumbnail_uri(image: bytes) -> tuple[str, tuple[int, int]]:
 
 
 def _shortened(words: Words, colours: list[int]) -> Html:
-    """A text with its phrases marked, cut where it is long, between its phrases where it has some."""
-    if len(words.text) <= LONGEST:
-        cut = len(words.text)
-    else:
-        ends = [p.stop for p in words.phrases if p.stop <= LONGEST]
-        cut = max([*ends, words.text.rfind(" ", 0, LONGEST) if not ends else 0, LONGEST // 2])
+    """A text with its phrases marked; a long one is cut between words, and not within a phrase."""
+    cut = len(words.text)
+    if cut > LONGEST:
+        cut = words.text.rfind(" ", 0, LONGEST + 1)
+        cut = min([cut, *(p.start for p in words.phrases if p.start < cut < p.stop)])
+        cut = cut if cut > 0 else LONGEST
     spans = [Span(p.start, p.stop, c) for p, c in zip(words.phrases, colours, strict=True) if p.stop <= cut]
     dots = "…" if cut < len(words.text) else ""
-    return join((marked(words.text[:cut], spans), Html(dots)))
+    return join((marked(words.text[:cut].rstrip(), spans), Html(dots)))

@@ -105,11 +105,12 @@ svg.spark-axis { display: block; width: 150px; height: 14px; overflow: visible; 
 details { margin: 12px 0; padding: 10px 14px; border: 1px solid var(--rule); border-radius: 8px; }
 summary { cursor: pointer; }
 summary .stack { display: inline-flex; width: 240px; margin: 0 14px; }
+summary .muted { font-size: 13.5px; }
 summary b { display: inline-block; min-width: 200px; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(370px, 1fr)); gap: 10px 20px; font-size: 14px; }
-table.reasons td:first-child { white-space: normal; min-width: 190px; }
+table.reasons td:first-child { white-space: normal; min-width: 190px; max-width: 260px; }
 table.reasons small { font-size: 12.5px; }
-ul.examples { margin: 0; font-size: 13px; }
+ul.examples { margin: 0; min-width: 460px; font-size: 13px; }
 ul.examples li { margin: 2px 0; overflow-wrap: anywhere; }
 table.licences td { overflow-wrap: anywhere; }
 table.licences td:first-child { max-width: 520px; white-space: normal; }

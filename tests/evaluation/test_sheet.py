@@ -28,10 +28,14 @@ def test_a_long_text_is_cut_between_words():
 def test_a_phrase_is_not_cut_in_two():
     words = f"a dog {'far away ' * 15}and a cat in the grass behind it"
     start = words.index("a cat")
-    phrase = Phrase(start, len(words), (Box(0.1, 0.1, 0.5, 0.5),))
-    found = thumbnail(sample(1, [Text(words, (phrase,))]), photo(1))
-    assert "<mark" not in found
-    assert "and a…" in found
+    phrases = [Phrase(*span, (Box(0.1, 0.1, 0.5, 0.5),)) for span in ((0, 5), (start, len(words)))]
+    found = thumbnail(sample(1, [Text(words, tuple(phrases))]), photo(1))
+    assert found.count("<mark") == 1
+    assert "far away and…" in found
+
+
+def test_a_text_without_spaces_is_cut_all_the_same():
+    assert f"{'x' * 150}…" in thumbnail(sample(1, [Text("x" * 400)]), photo(1))
 
 
 def test_a_large_image_becomes_a_small_one_of_the_same_proportions():

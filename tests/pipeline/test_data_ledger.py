@@ -43,6 +43,12 @@ def test_examples_are_found_however_late_they_come(tmp_path: Path):
     assert found.counts == {"kept": 140_000, "bad_span": 2}
 
 
+def test_a_detail_that_comes_again_later_gives_way_to_a_new_one(tmp_path: Path):
+    ends = [("bad_box", "x")] + [("kept", "")] * 70_000 + [("bad_box", "x"), ("bad_box", "y")]
+    found = scan(ledger(tmp_path, ends)).examples["bad_box"]
+    assert found == [Example("rows#0", "x"), Example("rows#70002", "y"), Example("rows#70001", "x")]
+
+
 def test_rows_held_out_are_counted_by_how_it_was_found(tmp_path: Path):
     details = [
         "coco:9",

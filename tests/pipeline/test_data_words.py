@@ -32,3 +32,14 @@ def test_budgets_are_told_as_shares_of_them(tmp_path: Path):
         ["100M", "25%"],
         ["50M", "50%"],
     ]
+
+
+def test_errors_of_independent_samples_add_up_as_their_squares(tmp_path: Path):
+    write_set(tmp_path, "coarse/one-train", [sample(n, captions(n)) for n in range(4)])
+    write_set(tmp_path, "coarse/two-train", [sample(n, captions(n)) for n in range(4)])
+    found = world(tmp_path).datasets
+    for each in found:
+        # Ratio 1, residuals -1 and 1, half of the records read: 1.96 x sqrt(2 x 0.5 / 2) / 5 x 200.
+        each.records.__dict__.update(of=4, read=2, all_tokens=200, words=10, tokens=10, squares=[52.0, 51.0, 52.0])
+    assert [each.records.error for each in found] == [55, 55]
+    assert words_in(found).error == 78
