@@ -121,7 +121,11 @@ class Parquet:
                         to = bisect_left(wanted, first + batch.num_rows, at)
                         some = wanted[at:to]
                         found.update(
-                            zip(some, batch.take(pa.array([n - first for n in some])).to_pylist(), strict=True)
+                            zip(
+                                some,
+                                batch.take(pa.array([n - first for n in some], pa.int64())).to_pylist(),
+                                strict=True,
+                            )
                         )
                         first, at = first + batch.num_rows, to
                 first = stop
@@ -176,5 +180,5 @@ def _errors(path: Path) -> Iterator[None]:
         raise AnnotationError(f"expected a table, found {error.strerror or error}: {path}") from error
     except UnicodeDecodeError as error:
         raise AnnotationError(f"expected UTF-8, found {error}: {path}") from error
-    except pa.ArrowException as error:
+    except pa.ArrowInvalid as error:
         raise AnnotationError(f"expected Parquet, found {error}: {path}") from error
