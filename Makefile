@@ -10,6 +10,7 @@ DATA ?= data
 RUNS ?= runs
 SOURCES ?=
 LIMIT ?=
+OUTPUT ?=
 BENCH ?=
 export KILLS ?= 50
 
@@ -69,5 +70,5 @@ download-coarse: install ## COCO, SBU, Visual Genome, CC3M, Flickr30k
 download-fine: install ## RefCOCO/+/g and mixed annotations, GQA images
 	$(BIN)/bitgen-download $(call manifests,$(FINE)) $(flags)
 
-shards: install ## everything downloaded -> shards, evaluation first
-	$(BIN)/bitgen-shards $(flags)
+shards: install ## everything downloaded -> shards, evaluation first (OUTPUT=URL: and away to there)
+	$(BIN)/bitgen-shards $(flags) $(if $(OUTPUT),--output $(OUTPUT))
