@@ -24,6 +24,8 @@ def in_processes(worker: ShardWorker, shards: Sequence[Shard], processes: int) -
     """
     # Forked from a server that has imported img2dataset, at 3 s of CPU, and has no threads, whose locks a fork would copy.
     os.environ.update(QUIET)
+    # The locks of img2dataset's thread pools in workers that are ended: Python's tracker removes them, and says so.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     others = set(multiprocessing.active_children())

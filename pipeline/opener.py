@@ -35,6 +35,8 @@ _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9._:-]+")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
+_MOST_SILENCES = 10
+_DOWN_S = 600.0
 _DRAINED_BYTES = 1 << 16  # of an answer that is no image: read to its end, so that its connection can be used again
 _SAFE = "%/:=&?~+!$,;'@()*[]"
 """What stays as it is in a path or query; all else is percent-encoded."""
@@ -97,14 +99,19 @@ class PoliteOpener(urllib.request.OpenerDirector):
                     raise RefusedError("stopped", self.stopped)
                 place, target = _parsed(url)
                 with self._turns.of(place.host, clock):
-                    asked = self._connections.ask(place, target, self._headers, clock)
+                    try:
+                        asked = self._connections.ask(place, target, self._headers, clock)
+                    except OSError as error:
+                        self._turns.fell_silent(place.host, _named(error).outcome)
+                        raise
+                    self._turns.answered(place.host)
                     try:
                         status, headers = asked.response.status, asked.response.headers
                         if status in (200, 203):
                             return Answer(headers, self._body(asked))
                         wait_s = _retry_after_s(headers)
                         if wait_s:
-                            self._turns.rest(place.host, wait_s, status)
+                            self._turns.rest(place.host, wait_s, f"http_{status}")
                         _drain(asked.response)
                     finally:
                         self._connections.give_back(asked)
@@ -140,7 +147,8 @@ class _Turns:
     def __init__(self, per_host: int) -> None:
         self._per_host = per_host
         self._slots: dict[str, tuple[threading.BoundedSemaphore, int]] = {}  # and how many hold it or wait for it
-        self._rests: dict[str, tuple[float, int]] = {}  # until when, and the status that said so
+        self._rests: dict[str, tuple[float, str]] = {}  # until when, and the outcome meanwhile
+        self._silences: dict[str, int] = {}  # tries in a row that brought no answer at all
         self._lock = threading.Lock()
 
     @contextmanager
@@ -163,18 +171,30 @@ class _Turns:
                 else:
                     del self._slots[host]
 
-    def rest(self, host: str, wait_s: float, status: int) -> None:
-        """The host asked to be left alone for so long."""
+    def rest(self, host: str, wait_s: float, outcome: str) -> None:
+        """The host is left alone for so long."""
         with self._lock:
-            self._rests[host] = (time.monotonic() + wait_s, status)
+            self._rests[host] = (time.monotonic() + wait_s, outcome)
+
+    def fell_silent(self, host: str, outcome: str) -> None:
+        """A try brought no answer. After several in a row the host is left alone for a while, with the same outcome:
+        lists name some dead hosts a thousand times, and each try keeps a thread waiting."""
+        with self._lock:
+            self._silences[host] = silences = self._silences.get(host, 0) + 1
+        if silences >= _MOST_SILENCES:
+            self.rest(host, _DOWN_S, outcome)
+
+    def answered(self, host: str) -> None:
+        """A try brought an answer, whatever it says."""
+        self._silences.pop(host, None)
 
     def _wait_out_rest(self, host: str, clock: Clock) -> None:
-        until, status = self._rests.get(host, (0.0, 0))
+        until, outcome = self._rests.get(host, (0.0, ""))
         now = time.monotonic()
         if until <= now:
             return
         if until > clock.deadline:
-            raise RefusedError(f"http_{status}", f"{host} asks for {until - now:.0f} s of rest", until - now)
+            raise RefusedError(outcome, f"{host} is left alone for {until - now:.0f} s more", until - now)
         time.sleep(until - now)
 
 

@@ -18,7 +18,7 @@ import pytest
 from pipeline.connections import RefusedError
 from pipeline.manners import Manners
 from pipeline.opener import PoliteOpener
-from tests.servers import Cut, Page, Redirect, Server, Slow, Status, Together, serve
+from tests.servers import Cut, Drop, Page, Redirect, Server, Slow, Status, Together, serve
 
 
 def opener(server: Server, **manners: object) -> PoliteOpener:
@@ -26,10 +26,14 @@ def opener(server: Server, **manners: object) -> PoliteOpener:
     return PoliteOpener(Manners(**(allowed | manners)))  # type: ignore[arg-type]
 
 
-def refusal(server: Server, path: str, **manners: object) -> str:
+def outcome(asking: PoliteOpener, url: str) -> str:
     with pytest.raises(RefusedError) as caught:
-        opener(server, **manners).open(server.url(path))
+        asking.open(url)
     return caught.value.outcome
+
+
+def refusal(server: Server, path: str, **manners: object) -> str:
+    return outcome(opener(server, **manners), server.url(path))
 
 
 def test_an_image_comes_whole(server: Server) -> None:
@@ -213,6 +217,22 @@ def test_a_host_that_wants_a_rest_gets_it_from_all(server: Server) -> None:
         with pytest.raises(RefusedError, match="http_503"):
             asking.open(server.url(path))
     assert [path for path, _ in server.requests] == ["/a.jpg"]
+
+
+def test_a_host_that_never_answers_is_left_alone_for_a_while() -> None:
+    with serve() as gone:
+        address = gone.url("/a.jpg")
+    asking = PoliteOpener(Manners(retries=0, private=(f"127.0.0.1:{gone.port}",)))
+    assert [outcome(asking, address) for _ in range(10)] == ["connection_error"] * 10
+    with pytest.raises(RefusedError, match=r"^connection_error: 127.0.0.1 is left alone for 600 s more"):
+        asking.open(address)
+
+
+def test_a_host_that_answers_now_and_then_is_not_left_alone(server: Server) -> None:
+    server.faults["/a.jpg"] = ([Drop()] * 9 + [Status(404)]) * 2
+    asking = opener(server, retries=0)
+    once = ["connection_error"] * 9 + ["http_404"]
+    assert [outcome(asking, server.url("/a.jpg")) for _ in range(20)] == once * 2
 
 
 def test_a_short_rest_is_waited_out(server: Server) -> None:
