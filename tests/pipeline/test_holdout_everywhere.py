@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from bitgen.record import Sample
+from pipeline.annotations.ids import ids_of_url
 from pipeline.holdout import SHIPPED, read_ids
 from pipeline.ledger import Line
 from tests.night import Night
@@ -186,6 +187,18 @@ def test_its_rows_are_held_out_and_the_ledger_says_by_what(
     rows = night.rows(planted.dataset)[planted.key]
     ends = [(line.row, line.outcome, line.detail) for line in ledgers[planted.dataset] if line.row in rows]
     assert sorted(ends) == [(row, "held_out", planted.detail) for row in sorted(rows)]
+
+
+@pytest.mark.parametrize(
+    ("url", "id"),
+    [
+        (f"http://farm3.staticflickr.com/2723/{F_TEST}_b0f291553e_z_d.jpg", f"flickr:{F_TEST}"),  # Flickr's "download"
+        (f"http://photos1.flickr.com/2723/{F_TEST}_b0f291553e.jpg", f"flickr:{F_TEST}"),  # Flickr's hosts until 2006
+        ("http://mscoco.org/images/42", "coco:42"),  # coco_url of the annotations of 2014
+    ],
+)
+def test_older_addresses_give_the_id_too(url: str, id: str) -> None:
+    assert ids_of_url(url) == (id,)
 
 
 @pytest.mark.parametrize("dataset", TRAINED)
