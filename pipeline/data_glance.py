@@ -136,6 +136,8 @@ def _of_one(each: Dataset) -> Iterable[str]:
             f"{each.name}: the ledger has {count(each.ledger.counts.total())} rows of which "
             f"{count(each.ledger.counts['kept'])} are kept, its dataset.json says {count(rows)} and {count(counts['kept'])}."
         )
+    if each.ledger is not None and each.ledger.kept_looks:
+        yield f"{each.name}: {count(each.ledger.kept_looks)} rows were kept although their image looks like an evaluation image."
     if each.records.damaged:
         yield f"{each.name}: {count(each.records.damaged)} of the records read are damaged; bitgen-shards --verify tells more."
     if limit := each.index.dataset.get("limit"):

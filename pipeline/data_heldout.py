@@ -30,10 +30,10 @@ def heldout_section(world: World) -> Html:
         "equal bytes within a dataset become one sample, across datasets they are counted and kept."
     )
     header = ("dataset", "held out", "by its id", "by its path or URL", "same bytes", "looks alike")
-    header = (*header, "rows joined to an equal image", "images also in an earlier dataset")
+    header = (*header, "looks alike, kept", "rows joined to an equal image", "images also in an earlier dataset")
     rows = [_line(each) for each in train]
     return join(
-        (paragraph(lead, "muted"), grid([text(name) for name in header], rows, range(1, 8)), look_alikes(world))
+        (paragraph(lead, "muted"), grid([text(name) for name in header], rows, range(1, 9)), look_alikes(world))
     )
 
 
@@ -42,19 +42,22 @@ def look_alikes(world: World) -> Html:
     found = [(each, example) for each in world.of(is_eval=False) if each.ledger for example in each.ledger.looks]
     if not found:
         return Html("")
-    lead = "Found by a hash of 64 bits, so a few of these may be different photographs: look at them."
+    lead = (
+        "Found by a hash of 64 bits, so a few of these may be different photographs. bitgen-shards drops them unless "
+        "told --keep-lookalikes: look at them, left the training image where it is still here, right the other."
+    )
     some = [found[n * len(found) // PAIRS] for n in range(PAIRS)] if len(found) > PAIRS else found
     return join(
         (
-            Html("<h3>Dropped for their looks</h3>"),
+            Html("<h3>Images that look like evaluation images</h3>"),
             paragraph(lead, "muted"),
             Html(f'<div class="pairs">{join(_pair(world, each, example) for each, example in some)}</div>'),
         )
     )
 
 
-def evaluation_image(world: World, name: str, key: str) -> bytes | None:
-    """An image of an evaluation set; None where the set, or the image in it, is not here."""
+def stored_image(world: World, name: str, key: str) -> bytes | None:
+    """An image of a dataset; None where the dataset, or the image in it, is not here."""
     index = next((each.index for each in world.datasets if each.name == name), None)
     row = None if index is None else row_of(index, key)
     return None if index is None or row is None else index.read(row)[1]
@@ -82,10 +85,12 @@ def _pair(world: World, each: Dataset, example: Example) -> Html:
     match = _LOOKS_LIKE.fullmatch(example.detail)
     pictures: list[Html] = []
     try:
-        if match and match["image"] and (dropped := dropped_image(world, match["image"])):
+        if example.key and (kept := stored_image(world, each.name, example.key)):
+            pictures.append(captioned(kept, f"kept: {example.key}"))
+        elif match and match["image"] and (dropped := dropped_image(world, match["image"])):
             pictures.append(captioned(dropped, "dropped"))
-        if match and (kept := evaluation_image(world, match["set"], match["key"])):
-            pictures.append(captioned(kept, f"{match['set']} {match['key']}"))
+        if match and (other := stored_image(world, match["set"], match["key"])):
+            pictures.append(captioned(other, f"{match['set']} {match['key']}"))
     except (DecodeError, ShardError, OSError) as error:
         pictures.append(paragraph(f"cannot be shown: {error}", "muted"))
     return Html(
@@ -102,6 +107,7 @@ def _line(each: Dataset) -> list[Html]:
         text(each.name),
         text(count(each.counts["held_out"])),
         *ways,
+        text("–" if each.ledger is None else count(each.ledger.kept_looks)),
         text(count(each.counts["duplicate"])),
         text(count(across) if isinstance(across, int) else "–"),
     ]

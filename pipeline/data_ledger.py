@@ -16,7 +16,7 @@ BYTES, LOOK, PLACE, ID = "same bytes", "same look", "path or url", "id"
 """How an image was found to be of an evaluation set."""
 _SAYS = {BYTES: "same bytes as ", LOOK: "looks like ", PLACE: "of COCO val2017"}
 """By how, what the detail begins with; with anything else it is the id."""
-_COLUMNS = ["row", "outcome", "detail"]
+_COLUMNS = ["row", "key", "outcome", "detail"]
 _ROWS = 65536
 
 
@@ -30,6 +30,8 @@ class Example:
 
     row: str
     detail: str
+    key: str = ""
+    """Of the sample that holds its text, where there is one."""
 
 
 @dataclass
@@ -43,7 +45,10 @@ class Scan:
     held_out: Counter[str] = field(default_factory=Counter)
     """Rows held out, by how it was found: `ID`, `BYTES`, `LOOK`, `PLACE`."""
     looks: list[Example] = field(default_factory=list)
-    """The first rows that look like an evaluation image, their details different."""
+    """The first rows that look like an evaluation image, their details different; dropped, and, where a build was asked
+    to keep such, kept."""
+    kept_looks: int = 0
+    """Rows that were kept although their image looks like an evaluation image."""
 
 
 def scan(path: Path) -> Scan:
@@ -75,6 +80,7 @@ def _add(found: Scan, firsts: dict[str, list[Example]], batch: pa.RecordBatch) -
             continue
         found.counts[outcome] += len(places)
         if outcome == "kept":
+            _add_kept(found, batch.take(pa.array(places)))
             continue
         shown = found.examples.setdefault(outcome, [])
         is_open = len(shown) < EXAMPLES
@@ -87,6 +93,16 @@ def _add(found: Scan, firsts: dict[str, list[Example]], batch: pa.RecordBatch) -
             _add_different(shown, rows, EXAMPLES)
         if outcome == "held_out":
             _add_held_out(found, rows)
+
+
+def _add_kept(found: Scan, rows: pa.RecordBatch) -> None:
+    details = rows.column("detail").dictionary_encode()
+    alike = [n for n, detail in enumerate(details.dictionary.to_pylist()) if detail.startswith(_SAYS[LOOK])]
+    if not alike:
+        return
+    places = np.flatnonzero(np.isin(details.indices.to_numpy(zero_copy_only=False), alike))
+    found.kept_looks += len(places)
+    _add_different(found.looks, rows.take(pa.array(places)), LOOKS)
 
 
 def _add_held_out(found: Scan, rows: pa.RecordBatch) -> None:
@@ -109,6 +125,5 @@ def _add_different(shown: list[Example], rows: pa.RecordBatch, most: int) -> Non
 
 
 def _examples(rows: pa.RecordBatch) -> list[Example]:
-    return [
-        Example(str(r), str(d)) for r, d in zip(*(rows.column(n).to_pylist() for n in ("row", "detail")), strict=True)
-    ]
+    columns = (rows.column(name).to_pylist() for name in ("row", "detail", "key"))
+    return [Example(row, detail, key or "") for row, detail, key in zip(*columns, strict=True)]

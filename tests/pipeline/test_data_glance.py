@@ -91,6 +91,13 @@ def test_a_build_with_a_limit_or_without_a_look_at_the_pixels_is_named(tmp_path:
     ]
 
 
+def test_kept_rows_that_look_like_an_evaluation_image_are_named(tmp_path: Path):
+    rows(train(tmp_path), [("kept", ""), ("kept", "looks like eval/drawn-val drawn-2")])
+    train(tmp_path, "eval/drawn-val")
+    expected = "coarse/drawn-train: 1 rows were kept although their image looks like an evaluation image."
+    assert attention(world(tmp_path)) == [expected]
+
+
 def test_evaluation_sets_that_a_shipped_manifest_names_and_nobody_built_are_named(tmp_path: Path):
     train(tmp_path, "coarse/sample-train", manifest="sample")
     train(tmp_path, "eval/sample-val", manifest="sample")

@@ -62,6 +62,12 @@ def test_rows_held_out_are_counted_by_how_it_was_found(tmp_path: Path):
     assert found.looks == [Example("rows#3", "looks like eval/a c")]
 
 
+def test_kept_rows_that_look_like_an_evaluation_image_are_counted(tmp_path: Path):
+    found = scan(ledger(tmp_path, [("kept", ""), ("kept", "looks like eval/a b"), ("kept", "looks like eval/a b")]))
+    assert (found.kept_looks, found.looks) == (2, [Example("rows#1", "looks like eval/a b")])
+    assert found.examples == {}
+
+
 def test_held_out_rows_are_counted_after_their_examples_are_found(tmp_path: Path):
     ends = [("held_out", f"coco:{n}") for n in range(70_000)]
     assert scan(ledger(tmp_path, ends)).held_out == {ID: 70_000}
