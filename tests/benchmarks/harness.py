@@ -1,9 +1,12 @@
 """What every benchmark needs: commands run in turn and timed, facts of the machine, medians, a JSON file of it all."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
+Medians = dict[str, dict[str, float | None]]
+_PR_SET_CHILD_SUBREAPER = 36  # Source: prctl(2)
 
 
 class BenchError(RuntimeError):
@@ -53,26 +58,52 @@ def timed(contestant: Contestant, log: Path) -> Run:
     """
     contestant.prepare()
     environment = {**os.environ, **(contestant.environment or {})}
+    _adopt_orphans()
     os.sync()
+    started: list[subprocess.Popen[bytes]] = []
+    cpu_s, failed = 0.0, []
     with log.open("wb") as file:
         start_s = time.perf_counter()
-        started = [
-            subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=environment)
-            for command in contestant.commands
-        ]
-        cpu_s, failed = 0.0, []
-        for process in started:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            cpu_s += usage.ru_utime + usage.ru_stime
-            failed += [process.returncode] if process.returncode else []
-        os.sync()
-        wall_s = time.perf_counter() - start_s
+        try:
+            for command in contestant.commands:
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=file, cwd=ROOT, env=environment, start_new_session=True
+                )
+                started.append(process)
+            for process in started:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                cpu_s += usage.ru_utime + usage.ru_stime
+                failed += [process.returncode] if process.returncode else []
+            os.sync()
+            wall_s = time.perf_counter() - start_s
+        except BaseException:
+            for process in started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            raise
+        cpu_s += sum(_cpu_of_orphans(process.pid) for process in started)
     if failed:
         tail = log.read_text(errors="replace")[-2000:]
         raise BenchError(f"expected {contestant.name} to end with 0, found {failed[0]}: {tail}")
     contestant.check()
     return Run(round(wall_s, 3), round(cpu_s, 3))
+
+
+def _adopt_orphans() -> None:
+    """Processes whose parent ends become children of this one, so that their time is known (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _cpu_of_orphans(group: int) -> float:
+    """Waits for all that a process left behind, as Python's forkserver, and adds up their time."""
+    cpu_s = 0.0
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            usage = os.wait4(-group, 0)[2]
+            cpu_s += usage.ru_utime + usage.ru_stime
+    return cpu_s
 
 
 def in_turn(contestants: Sequence[Contestant], repetitions: int, log: Path) -> dict[str, list[Run]]:
@@ -90,6 +121,32 @@ def in_turn(contestants: Sequence[Contestant], repetitions: int, log: Path) -> d
 def median(runs: Sequence[Run]) -> Run:
     """Of wall and of CPU time, each for itself."""
     return Run(statistics.median(r.wall_s for r in runs), statistics.median(r.cpu_s for r in runs))
+
+
+def medians(whole: Mapping[str, Sequence[Run]], start: Mapping[str, Sequence[Run]], count: int) -> Medians:
+    """Rates of each contestant over `count` images: of the whole process, and apart from what starting it costs, which
+    is not known (None) where that was not the smaller part."""
+    found: Medians = {}
+    for name, runs in whole.items():
+        all_, first = median(runs), median(start[name])
+        wall_s, cpu_s = all_.wall_s - first.wall_s, all_.cpu_s - first.cpu_s
+        found[name] = {
+            "wall_s": round(all_.wall_s, 3),
+            "cpu_s": round(all_.cpu_s, 3),
+            "start_wall_s": round(first.wall_s, 3),
+            "start_cpu_s": round(first.cpu_s, 3),
+            "images_per_s": round(count / all_.wall_s, 1),
+            "images_per_s_apart": round(count / wall_s, 1) if wall_s > first.wall_s else None,
+            "cpu_ms_per_image": round(1e3 * all_.cpu_s / count, 4),
+            "cpu_ms_per_image_apart": round(1e3 * cpu_s / count, 4) if cpu_s > 0 else None,
+        }
+    return found
+
+
+def ratios(found: Medians, pairs: Mapping[str, tuple[str, str]], unit: str) -> dict[str, float | None]:
+    """Ours over theirs, in `unit`; None where one of them is not known."""
+    known = {name: (found[ours][unit], found[theirs][unit]) for name, (ours, theirs) in pairs.items()}
+    return {name: round(ours / theirs, 3) if ours and theirs else None for name, (ours, theirs) in known.items()}
 
 
 def machine() -> dict[str, Any]:
