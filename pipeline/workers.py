@@ -83,7 +83,7 @@ class RayWorkers:
             from ray import exceptions  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise WorkerError(
-                "expected the package ray for --engine ray, found none: pip install ray"
+                "expected the package ray for --engine ray, found none: install the extra bitgen[ray]"
             ) from error
         self._ray, self._errors = ray, exceptions
 

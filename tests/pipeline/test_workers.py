@@ -85,5 +85,5 @@ def test_a_ray_cluster_makes_the_same_bytes(cluster: object, world: "World", pai
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(WorkerError, match=r"expected the package ray for --engine ray, .* pip install ray"):
+    with pytest.raises(WorkerError, match=r"expected the package ray for --engine ray, .* install the extra bitgen\[ray\]"):
         workers_of("ray", 1)
