@@ -144,7 +144,8 @@ def _listed(urls: Iterator[str], round_: Path, per_shard: int) -> list[Shard]:
 
 def _work(round_: Path, shards: Sequence[Shard], settings: CrawlSettings) -> None:
     """Bring every URL of a round's shards to an outcome. Raises `CrawlError`, `OSError`."""
-    manners, total = settings.manners, sum(len(pa.ipc.open_file(path).read_all()) for _, path in shards)
+    manners, last = settings.manners, pa.ipc.open_file(shards[-1][1]).read_all()
+    total = (len(shards) - 1) * settings.per_shard + len(last)
     log.info("asking for %s urls as %r", f"{total:,}", manners.user_agent)
     if not manners.names_contact:
         log.warning("the user_agent names no place where you can be reached: add one under [crawl] in the manifest")

@@ -62,7 +62,7 @@ class Crawling(Manners):
     """Of an image, as its header says."""
     threads: int = 32
     """In each process: images asked for at a time, of all hosts together."""
-    per_shard: int = 5000
+    per_shard: int = 10_000
     """URLs that a process takes at a time; their images share a folder."""
 
     def __post_init__(self) -> None:
