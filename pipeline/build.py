@@ -220,6 +220,7 @@ def _build_source(
             "counts": dict(sorted(counts.items())),
             "counted": counted,
             "published": published,
+            "refusal_ceiling": source.refusal_ceiling,
             "duplicates_across_sources": _seen_before(plan.firsts, others.firsts),
             "sample_side_px": options.shorter_side_px,
             "check": options.check,
