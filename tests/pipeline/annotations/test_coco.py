@@ -182,6 +182,14 @@ def test_karpathys_images_of_another_dataset_are_an_error(tmp_path: Path) -> Non
         next(read_coco(source, tmp_path))
 
 
+def test_karpathys_images_in_a_captions_file_are_an_error(tmp_path: Path) -> None:
+    source = worlds.karpathy(tmp_path)
+    images = [{"cocoid": 9, "split": "train", "sentences": []}]
+    worlds.write_json(tmp_path / "dataset_coco.json", {"images": images, "annotations": [], "licenses": []})
+    with pytest.raises(AnnotationError, match="expected the dataset coco beside Karpathy's images, found None"):
+        next(read_coco(source, tmp_path))
+
+
 def test_an_image_of_karpathys_without_sentences_is_refused(tmp_path: Path) -> None:
     source = worlds.karpathy(tmp_path)
     images = [{"cocoid": 9, "split": "train", "sentences": []}]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitgen.record import Box, Phrase, Text
-from pipeline.annotations.mdetr import read_mdetr
+from pipeline.annotations.mdetr import mdetr_ids, read_mdetr
 from pipeline.manifest import Source
 from pipeline.rows import AnnotationError, Candidate
 from tests import worlds
@@ -189,6 +189,14 @@ def test_the_lists_may_stand_in_any_order(tmp_path: Path) -> None:
         document["images"] = images
 
     assert read_changed(tmp_path, source, change) == expected
+
+
+def test_ids_are_all_there_where_the_boxes_come_first(tmp_path: Path) -> None:
+    source = worlds.mixed(tmp_path)
+    path = tmp_path / source.annotations[0]
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({key: document[key] for key in ("annotations", "images")}))
+    assert list(mdetr_ids(source, tmp_path)) == [("coco:9",), ("vg:5",)]
 
 
 def test_annotations_of_a_row_need_not_be_neighbours(tmp_path: Path) -> None:
