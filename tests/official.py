@@ -46,6 +46,7 @@ COCO_TRAIN = {
     **dict.fromkeys((64, 71, 72, 73, 77, 78, 81), "train"),  # RefCOCO's evaluation images of no shipped list
     74: "train",  # not in the zip
     80: "train",  # cut short
+    359: "train",  # of the shipped list of Karpathy's test, and of no evaluation file here
 }
 """train2017's photographs, and Karpathy's splits of them."""
 COCO_VAL = {139: "val", 6818: "restval"}

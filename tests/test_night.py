@@ -156,6 +156,11 @@ def test_verifying_prints_the_published_counts(night: Night) -> None:
     assert ["eval/refcocog-test", "1", "2", "2", "2", "1", "0.0", "2", "rows"] in lines
 
 
+def test_every_published_count_is_found(night: Night) -> None:
+    said = {name: night.dataset(name) for name in DATASETS}
+    assert [name for name in DATASETS if not said[name]["published"].items() <= said[name]["counted"].items()] == []
+
+
 def test_downloading_again_asks_for_nothing(night: Night) -> None:
     before = len(night.server.requests), len(night.server.heads)
     codes = [night.download(*names).code for names in (COARSE, FINE)]

@@ -38,7 +38,10 @@ COCO = {
 }
 """By COCO's id: the way, and what is said."""
 VAL2017 = {6818: ("COCO val2017, by its id", "coco:6818")}
-KARPATHY = {49: ("Karpathy's test, of no shipped list", "coco:49")}
+KARPATHY = {
+    49: ("Karpathy's test, of no shipped list", "coco:49"),
+    359: ("Karpathy's test, of the shipped list alone", "coco:359"),
+}
 REFCOCO = {
     154: ("RefCOCO's val, of the shipped list", "coco:154"),
     64: ("RefCOCO's testA", "coco:64"),
@@ -138,7 +141,7 @@ EVALUATED = {
     "eval/refcocog-test": {"coco-000000000081"},
     "eval/cc3m-val": {"cc3m-000000000"},
 }
-_COCO = (42, 49, 285, 139, 6818, 154, 64, 71, 72, 73, 77, 78, 81)
+_COCO = (42, 49, 359, 285, 139, 6818, 154, 64, 71, 72, 73, 77, 78, 81)
 LINKED = {
     *(f"coco:{id}" for id in (*_COCO, 34)),
     *(f"flickr:{7000000 + id}" for id in _COCO),
