@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# A night of `make download-coarse download-fine shards` does what it can, whatever fails, and then ends with an error.
+MAKEFLAGS += --keep-going
 
 PYTHON ?= python3
 VENV := .venv

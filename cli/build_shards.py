@@ -141,12 +141,19 @@ def _run(options: argparse.Namespace) -> int:
         keep_lookalikes=options.keep_lookalikes,
         output=options.output,
     )
-    for each in build(manifests, options.data, wanted, how):
-        built.append(each)
-        print(_line(each), file=sys.stderr)
-    print(summary({each.dataset["name"]: each.dataset["counts"] for each in built}))
-    total = sum(each.dataset["samples"] for each in built)
-    print(f"{total:,} samples in {len(built)} datasets are in {options.data / 'shards'}")
+    failed: BuildError | None = None
+    try:
+        for each in build(manifests, options.data, wanted, how):
+            built.append(each)
+            print(_line(each), file=sys.stderr)
+    except BuildError as error:
+        failed = error
+    if built:
+        print(summary({each.dataset["name"]: each.dataset["counts"] for each in built}))
+        total = sum(each.dataset["samples"] for each in built)
+        print(f"{total:,} samples in {len(built)} datasets are in {options.output or options.data / 'shards'}")
+    if failed:
+        raise failed
     print(f"next: {_next(built, options.data)}")
     return 0
 

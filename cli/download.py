@@ -152,6 +152,8 @@ def _run(options: argparse.Namespace) -> int:
                 say(f"{done.name} is there")
     except DownloadError as error:
         failed = error
+    for source in wanted:  # one may have all its files from other families: "../refcoco/..." starts in its own folder
+        (raw / source.manifest).mkdir(parents=True, exist_ok=True)
     for source in crawled:
         if lacking := [path for path in source.annotations if not (raw / source.manifest / path).exists()]:
             say(f"{source.dataset}: expected {lacking[0]} to crawl by, found none")

@@ -35,6 +35,7 @@ from pipeline.finished import (
     first_bytes,
     is_unchanged,
     read_images,
+    seen_before,
 )
 from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
 from pipeline.ledger import LEDGER, join_ledgers, refused
@@ -103,7 +104,8 @@ class Built:
 def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], options: Options) -> Iterator[Built]:
     """Builds the `wanted` sources of `manifests` under `data`, evaluation first; each is finished when it is yielded.
 
-    The hold-out rule covers all of `manifests`, whichever sources are wanted. Raises `BuildError`, and the errors of
+    The hold-out rule covers all of `manifests`, whichever sources are wanted. A source to train on that cannot be built
+    does not keep the others from being: its error is raised at the end. Raises `BuildError`, and the errors of
     the stages: `AnnotationError`, `HoldoutError`, `ShardError`, `SendError`, `WorkerError`, `BusyError`, `OSError`.
     """
     if options.engine == "ray":
@@ -128,13 +130,20 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
             elif not (folder / DATASET).exists():
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
         _add_evaluation_images(others, shards)
+        failed: list[BuildError] = []
         for source in (s for s in sources if s.role == "train"):
             folder = shards / source.dataset
-            if source in wanted:
-                yield _build_source(source, raw, folder, others, options, workers)
+            try:
+                if source in wanted:
+                    yield _build_source(source, raw, folder, others, options, workers)
+            except BuildError as error:
+                log.error("%s: %s", source.dataset, error)
+                failed.append(error)
             others.firsts.append(first_bytes(folder))
         for name in compared_otherwise(shards, others.looks.sha256):
             log.warning("%s was compared with other evaluation images than are there now: build it again", name)
+        if failed:
+            raise BuildError("; ".join(str(error) for error in failed))
 
 
 def _check_distinct(manifests: Sequence[Manifest]) -> None:
@@ -221,7 +230,7 @@ def _build_source(
             "counted": counted,
             "published": published,
             "refusal_ceiling": source.refusal_ceiling,
-            "duplicates_across_sources": _seen_before(plan.firsts, others.firsts),
+            "duplicates_across_sources": seen_before(plan.firsts, others.firsts),
             "sample_side_px": options.shorter_side_px,
             "check": options.check,
             "keep_lookalikes": options.keep_lookalikes,
@@ -250,14 +259,6 @@ def _counted(source: Source, counts: Counter[str], plan: Plan, candidates: int) 
         return {"images": candidates, "rows": counts.total()}
     doubles = sum(len(change.dropped) for change in plan.changes.values())
     return {"images": sum(plan.samples) + doubles, "rows": counts["kept"] + counts["duplicate"]}
-
-
-def _seen_before(firsts: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> int:
-    """How many of the images are in any of the `others`, by 8 bytes of their digests."""
-    seen = np.zeros(len(firsts), bool)
-    for each in others:
-        seen |= np.isin(firsts, each)
-    return int(seen.sum())
 
 
 def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:

@@ -108,6 +108,14 @@ def first_bytes(folder: Path) -> NDArray[np.uint64]:
     return np.sort(np.fromiter(numbers, np.uint64))
 
 
+def seen_before(firsts: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> int:
+    """How many of the images are in any of the `others`, by 8 bytes of their digests."""
+    seen = np.zeros(len(firsts), bool)
+    for each in others:
+        seen |= np.isin(firsts, each)
+    return int(seen.sum())
+
+
 def evaluation_folders(shards: Path) -> list[Path]:
     """Every finished dataset under `shards/eval`, whichever manifest made it, in order of its name."""
     return sorted(path.parent for path in (shards / "eval").glob(f"*/{DATASET}"))

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12})\.jpg")
 _COCO_2017 = re.compile(r"(0{6}\d{6})\.jpg")
-_FLICKR_HOST = re.compile(r"(?:[a-z0-9-]+\.)*(?:static\.?flickr\.com)")
-_FLICKR_FILE = re.compile(r"(\d+)_[0-9a-f]+(?:_[a-z0-9]{1,2})?\.(?:jpg|jpeg|png|gif)", re.IGNORECASE)
+_FLICKR_HOST = re.compile(r"(?:[a-z0-9-]+\.)*static\.?flickr\.com|photos\d+\.flickr\.com")
+_FLICKR_FILE = re.compile(r"(\d+)_[0-9a-f]+(?:_[a-z0-9]{1,2})?(?:_d)?\.(?:jpg|jpeg|png|gif)", re.IGNORECASE)
 _COCO_HOSTS = ("images.cocodataset.org", "mscoco.org", "farm.cocodataset.org")
+_COCO_PAGE = re.compile(r"/images/([1-9]\d*)")  # coco_url of the 2014 files: http://mscoco.org/images/42
 
 
 def coco_id_of_name(name: str) -> int | None:
@@ -36,7 +37,8 @@ def ids_of_url(url: str) -> tuple[str, ...]:
     if _FLICKR_HOST.fullmatch(host):
         match = _FLICKR_FILE.fullmatch(name)
         return (f"flickr:{int(match[1])}",) if match and int(match[1]) else ()
-    if host in _COCO_HOSTS:
-        id = coco_id_of_name(name)
+    if host in _COCO_HOSTS or "/images.cocodataset.org/" in parts.path:  # the latter on Amazon's own hosts
+        page = _COCO_PAGE.fullmatch(parts.path)
+        id = int(page[1]) if page else coco_id_of_name(name)
         return (f"coco:{id}",) if id is not None else ()
     return ()

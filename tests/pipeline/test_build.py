@@ -17,12 +17,12 @@ from PIL import Image
 
 from bitgen.disk import FullDiskError
 from pipeline.build import BuildError
-from pipeline.manifest import ManifestError
-from pipeline.reading import read
 from pipeline.crawl import CrawlSettings, crawl
-from pipeline.holdout import HoldoutError
-from pipeline.opener import Manners
 from pipeline.examine import MIN_SIDE_PX
+from pipeline.holdout import HoldoutError
+from pipeline.manifest import ManifestError
+from pipeline.opener import Manners
+from pipeline.reading import read
 from shards.index import ShardIndex
 from tests import worlds
 from tests.servers import Page, Server
@@ -289,6 +289,22 @@ def test_above_the_ceiling_the_build_stops_and_says_which_reason_grew(world: "Wo
         world.build()
     assert not (world.folder(source) / "dataset.json").exists()
     assert list(world.folder(source).glob("*.tar")) == []
+
+
+def test_a_source_that_cannot_be_built_does_not_keep_the_others_from_being(world: "World", paint: Paint) -> None:
+    world.add("bad", {1: paint(1), 2: None}, refusal_ceiling=0.1)
+    good, worse = world.add("good", {3: paint(3)}), world.add("worse", {4: None}, refusal_ceiling=0.1)
+    with pytest.raises(BuildError, match=r"50.00% of 4: .*bad-?.*; .*found 100.00% of 2: no_image 2"):
+        world.build()
+    assert [(world.folder(s) / "dataset.json").exists() for s in (good, worse)] == [True, False]
+
+
+def test_an_evaluation_set_that_cannot_be_built_stops_the_build(world: "World", paint: Paint) -> None:
+    source = world.add("good", {3: paint(3)})
+    world.add("val", {4: None}, role="eval", refusal_ceiling=0.1)
+    with pytest.raises(BuildError, match=r"found 100.00% of 2: no_image 2"):
+        world.build()
+    assert not world.folder(source).exists()
 
 
 def test_held_out_rows_do_not_count_against_the_ceiling(world: "World", paint: Paint) -> None:

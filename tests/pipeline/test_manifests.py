@@ -103,6 +103,7 @@ def test_cc3m_brings_the_lists_that_it_needs_and_no_images_of_others() -> None:
         "cc3m/GCC-training.tsv",
         "cc3m/GCC-1.1.0-Validation.tsv",
         "coco/annotations_trainval2017.zip",
+        "coco/caption_datasets.zip",
         "flickr30k/caption_datasets.zip",
         "flickr30k/flickr30k_entities/val.txt",
         "flickr30k/flickr30k_entities/test.txt",
