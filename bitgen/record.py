@@ -21,11 +21,12 @@ class Box:
     y1: float
 
     def __post_init__(self) -> None:
+        if 0 <= self.x0 < self.x1 <= 1 and 0 <= self.y0 < self.y1 <= 1:  # which NaN never passes
+            return
         corners = (self.x0, self.y0, self.x1, self.y1)
         if not all(math.isfinite(c) for c in corners):
             raise RecordError(f"expected four finite corners, found {corners}")
-        if not (0 <= self.x0 < self.x1 <= 1 and 0 <= self.y0 < self.y1 <= 1):
-            raise RecordError(f"expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {corners}")
+        raise RecordError(f"expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {corners}")
 
 
 @dataclass(frozen=True)
