@@ -5,6 +5,7 @@ build   the same photographs through bitgen-shards, webdataset's own writer with
 crawl   one list of URLs of a local server through our crawl and img2dataset's, over HTTP and over TLS
 index   5,000,000 samples, opened in fresh processes
 
+The peers, webdataset and img2dataset, are what BitGen itself depends on, so they are in its environment already.
 All files are in the page cache before the first repetition, and what is written counts when it is on disk.
 """
 
