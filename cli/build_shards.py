@@ -12,6 +12,7 @@ from bitgen.training.phases import Phase, Preset, configure
 from cli.arguments import check_sources, parse, positive
 from pipeline.audit import AuditError, audit
 from pipeline.build import BuildError, Built, Options, build
+from pipeline.crawl import CrawlError
 from pipeline.examine import Check
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
@@ -30,6 +31,7 @@ MANIFESTS = Path(__file__).parents[1] / "manifests"
 _FAILURES = (
     AuditError,
     BuildError,
+    CrawlError,
     HoldoutError,
     AnnotationError,
     ShardError,

@@ -13,7 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
     said = [
         BUILD_VERSION,
         FORMAT_VERSION,
-        asdict(source),
+        source.what,
         [digest_of(raw / source.manifest / path) for path in source.annotations],
         others.blocked.sha256,
         others.looks.sha256 if source.role == "train" else "",

@@ -22,7 +22,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_type_hints
 
@@ -161,6 +161,11 @@ class Source:
                 raise ValueError(f"expected published {what} of 1 or more, found {count!r}")
         if not 0 <= self.refusal_ceiling <= 1:
             raise ValueError(f"expected refusal_ceiling in 0..1, found {self.refusal_ceiling}")
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """The fields that what is built depends on; how politely its images were asked for is none of them."""
+        return {name: value for name, value in asdict(self).items() if name != "crawling"}
 
     @property
     def dataset(self) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.annotations import OPTIONS, READERS, ids_of
@@ -33,7 +32,7 @@ def known_ids(source: Source, raw: Path) -> Iterator[Ids]:
     """
     _check_reader(source)
     digests = [digest_of(raw / source.manifest / path) for path in source.annotations]
-    said = json.dumps([_VERSION, asdict(source), digests], sort_keys=True, default=dict)
+    said = json.dumps([_VERSION, source.what, digests], sort_keys=True, default=dict)
     title = f"# {hashlib.sha256(said.encode()).hexdigest()} {source.dataset}"
     path = raw / _FOLDER / f"{source.dataset.replace('/', '-')}.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

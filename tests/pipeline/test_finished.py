@@ -116,3 +116,10 @@ def test_a_dataset_that_another_manifest_made_is_refused(world: "World", paint: 
     path.write_text(path.read_text().replace('"manifest": "world"', '"manifest": "theirs"'))
     with pytest.raises(BuildError, match="expected a dataset of manifest 'world', found one of 'theirs'"):
         world.build()
+
+
+def test_another_manner_of_crawling_changes_nothing_that_was_built(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1)})
+    world.build()
+    world.sources = [replace(source, crawling=replace(source.crawling, timeout_s=99.0))]
+    assert [each.is_new for each in world.build()] == [False]
