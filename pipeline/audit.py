@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from bitgen.progress import progress
 from bitgen.record import Sample
 from pipeline.annotations.ids import ids_of_url
-from pipeline.finished import IMAGES, read_images
+from pipeline.building.finished import IMAGES, read_images
 from pipeline.holdout import SHIPPED, is_val2017, read_ids
 from pipeline.ledger import LEDGER
 from shards.index import DATASET, ShardIndex

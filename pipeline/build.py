@@ -1,8 +1,8 @@
 """THE LOOP: sources -> candidates -> hold-out -> image bytes -> shards; every row ends in the ledger with one outcome.
 
-Worker processes make a shard of each chunk of `samples_per_shard` candidates (`pipeline/chunks.py`). When all are
-there it is decided which samples show an evaluation image or have a double (`pipeline/decide.py`); the shards in which
-that changes something are written again, the others stand as they are (`pipeline/write.py`). All of it waits in
+Worker processes make a shard of each chunk of `samples_per_shard` candidates (`pipeline/building/chunks.py`). When all are
+there it is decided which samples show an evaluation image or have a double (`pipeline/building/decide.py`); the shards in which
+that changes something are written again, the others stand as they are (`pipeline/building/write.py`). All of it waits in
 `.parts/` until the dataset is finished, so a killed build goes on there.
 """
 
@@ -21,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.progress import progress
-from pipeline.chunks import PARTS, chunks, ending, fill, note_of, part_path
-from pipeline.decide import Plan, decide
-from pipeline.examine import Check
-from pipeline.fetch import digest_of
-from pipeline.files import locked, read_json
-from pipeline.finished import (
+from pipeline.building.chunks import PARTS, chunks, ending, fill, note_of, part_path
+from pipeline.building.decide import Plan, decide
+from pipeline.building.examine import Check
+from pipeline.building.finished import (
     IMAGES,
     STAMPS,
     compared_otherwise,
@@ -37,14 +35,16 @@ from pipeline.finished import (
     read_images,
     seen_before,
 )
+from pipeline.building.send import forget, send, sent_to
+from pipeline.building.workers import Engine, LocalWorkers, RayWorkers, workers_of
+from pipeline.building.write import shard_tasks, write_shard
+from pipeline.fetch import digest_of
+from pipeline.files import locked, read_json
 from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
 from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
 from pipeline.reading import known_ids, read
-from pipeline.send import forget, send, sent_to
-from pipeline.workers import Engine, LocalWorkers, RayWorkers, workers_of
-from pipeline.write import shard_tasks, write_shard
 from shards.format import FORMAT_VERSION, ShardError
 from shards.index import DATASET, ShardIndex
 
@@ -87,7 +87,7 @@ class Others:
     looks: Looks
     """Of every evaluation set on disk, whichever manifest made it; complete before a source to train on is built."""
     firsts: list[NDArray[np.uint64]]
-    """Of each dataset before it, `pipeline.finished.first_bytes`."""
+    """Of each dataset before it, `pipeline.building.finished.first_bytes`."""
 
 
 @dataclass(frozen=True)

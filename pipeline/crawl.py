@@ -1,8 +1,8 @@
 """URL lists become image files, through img2dataset; what became of every URL is kept.
 
 A crawl asks for every URL that is not settled, in a round of its own; stopped at any moment, what it had is settled and
-the next crawl asks for the rest. `pipeline/crawled.py` says what lies where, and finds it; `pipeline/crawl_worker.py`
-is what runs in the workers; `pipeline/distributors.py` where they run.
+the next crawl asks for the rest. `pipeline/crawling/crawled.py` says what lies where, and finds it; `pipeline/crawling/worker.py`
+is what runs in the workers; `pipeline/crawling/distributors.py` where they run.
 """
 
 import contextlib
@@ -19,12 +19,21 @@ import pyarrow.parquet as pq
 
 from bitgen.disk import room_for
 from bitgen.progress import progress
-from pipeline.crawl_worker import Shard, ShardWorker
-from pipeline.crawled import KEPT, NOT_CRAWLED, SHARD_DIGITS, Crawled, CrawlError, is_text, next_round, settle_stopped
-from pipeline.distributors import DISTRIBUTORS
+from pipeline.crawling.crawled import (
+    KEPT,
+    NOT_CRAWLED,
+    SHARD_DIGITS,
+    Crawled,
+    CrawlError,
+    is_text,
+    next_round,
+    settle_stopped,
+)
+from pipeline.crawling.distributors import DISTRIBUTORS
+from pipeline.crawling.manners import Crawling, Manners
+from pipeline.crawling.worker import Shard, ShardWorker
 from pipeline.files import locked
 from pipeline.manifest import Source
-from pipeline.manners import Crawling, Manners
 from pipeline.nearest import hint
 from pipeline.rows import url_hash
 

@@ -6,7 +6,7 @@ licence = "CC BY 4.0"             # of what states none of its own
 [holdout]
 lists = ["holdout/mine.txt"]      # more evaluation ids, one `coco:391895` a line; relative to the manifest
 
-[crawl]                           # where a source is crawled: the fields of `pipeline.manners.Crawling`
+[crawl]                           # where a source is crawled: the fields of `pipeline.crawling.manners.Crawling`
 user_agent = "bitgen/0.1 (+https://example.org/crawler)"
 
 [[file]]                          # the fields of `File`
@@ -28,7 +28,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from fsspec import available_protocols
 
-from pipeline.manners import Crawling
+from pipeline.crawling.manners import Crawling
 from pipeline.nearest import hint
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+.-]{0,63}")

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.data_world import World, read_world
 from pipeline.ledger import Line, write_ledger
+from pipeline.pages.world import World, read_world
 from tests.runs import captions, sample, write_set
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 def ours(urls: Path, folder: Path, processes: int, threads: int, per_shard: int) -> None:
     """`pipeline.crawl.crawl`, allowed to ask one local server, and that as often as img2dataset does."""
     from pipeline.crawl import CrawlSettings, crawl
-    from pipeline.opener import Manners
+    from pipeline.crawling.opener import Manners
 
     wanted = pq.read_table(urls).column("url").to_pylist()
     manners = Manners(private=(urlsplit(wanted[0]).netloc,), per_host=threads)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from pipeline.build import Options, build
 from pipeline.crawl import CrawlSettings, crawl
+from pipeline.crawling.opener import Manners
 from pipeline.ledger import Line, read_ledger
 from pipeline.manifest import read_manifest
-from pipeline.opener import Manners
 from shards.index import ShardIndex
 from tests.bad_images import CASES
 from tests.noise import noise

@@ -17,11 +17,11 @@ from PIL import Image
 
 from bitgen.disk import FullDiskError
 from pipeline.build import BuildError
+from pipeline.building.examine import MIN_SIDE_PX
 from pipeline.crawl import CrawlSettings, crawl
-from pipeline.examine import MIN_SIDE_PX
+from pipeline.crawling.opener import Manners
 from pipeline.holdout import HoldoutError
 from pipeline.manifest import ManifestError
-from pipeline.opener import Manners
 from pipeline.reading import read
 from shards.index import ShardIndex
 from tests import worlds

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.crawl import Crawled, CrawlError, CrawlSettings, crawl, settings_for
+from pipeline.crawling.manners import Crawling, Manners
 from pipeline.manifest import Source
-from pipeline.manners import Crawling, Manners
 from tests.servers import Page, Redirect, Server, Slow, Status, serve
 from tests.worlds import write_photo
 

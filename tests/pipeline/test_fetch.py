@@ -14,10 +14,10 @@ import pytest
 
 from bitgen.disk import FullDiskError
 from pipeline import fetch as fetching
-from pipeline import room
+from pipeline.downloading import room
+from pipeline.downloading.remote import USER_AGENT
+from pipeline.downloading.room import RoomError
 from pipeline.fetch import Expected, FetchError, arrived, digest_of, fetch, is_right, share, tidy
-from pipeline.remote import USER_AGENT
-from pipeline.room import RoomError
 from tests.disk import files_of_at_most
 from tests.servers import Cut, Drop, Lie, Page, Redirect, Server, Status, WrongBytes, serve
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.crawling.manners import Crawling
 from pipeline.manifest import ManifestError, read_manifest
-from pipeline.manners import Crawling
 
 GOOD = """
 name = "world"

@@ -8,9 +8,9 @@ import pytest
 
 from bitgen.training.phases import coarse, fine
 from pipeline.annotations import READERS
-from pipeline.download import wanted_files
+from pipeline.crawling.manners import Crawling
+from pipeline.downloading.download import wanted_files
 from pipeline.manifest import Manifest, Source, read_manifest
-from pipeline.manners import Crawling
 
 FOLDER = Path(__file__).parents[2] / "manifests"
 NAMES = ["cc3m", "coco", "flickr30k", "mixed", "refcoco", "sample", "sbu", "visual_genome", "weights"]

@@ -33,7 +33,7 @@ CRAWL = """
 import json, sys
 from pathlib import Path
 from pipeline.crawl import CrawlSettings, crawl
-from pipeline.opener import Manners
+from pipeline.crawling.opener import Manners
 urls, folder, port = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), sys.argv[3]
 manners = Manners(private=(f"127.0.0.1:{port}",), retries=0)
 crawl(urls, folder, CrawlSettings(manners, processes=2, threads=4, per_shard=25))

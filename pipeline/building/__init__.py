@@ -1,0 +1,1 @@
+"""The steps of a build; `pipeline/build.py` goes through them."""

@@ -1,0 +1,114 @@
+"""Between a chunk and its shard: which samples show an evaluation image, or one that an earlier sample has.
+
+What is held of a sample is 16 bytes of a digest and its look, so millions of them fit in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.building.chunks import ending, read_table
+from pipeline.holdout import Looks
+from pipeline.ledger import End
+
+Place = tuple[int, int]
+"""(number of the part, row in it)."""
+
+
+@dataclass
+class Change:
+    """What differs between a part and its shard."""
+
+    dropped: set[int] = field(default_factory=set)
+    """Rows that do not go in."""
+    joined: dict[int, list[Place]] = field(default_factory=dict)
+    """By row: later samples of the same bytes, whose texts and ids it takes in."""
+    ends: dict[str, End] = field(default_factory=dict)
+    """By key: what the ledger says of the rows of a dropped sample."""
+
+
+@dataclass
+class Plan:
+    """What goes in."""
+
+    samples: list[int]
+    """Of each part: how many."""
+    changes: dict[int, Change]
+    """By number of the part; most have none."""
+    firsts: NDArray[np.uint64]
+    """[samples]: the first 8 bytes of each image's sha256, as it came."""
+
+
+def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = False) -> Plan:
+    """The plan for `parts`: evaluation images by `looks` out, equal bytes joined to their first.
+
+    With `keep_lookalikes`, what only looks like an evaluation image goes in, and the ledger says so.
+    """
+    changes: dict[int, Change] = {}
+    counts, digests = [], [np.empty((0, 2), np.uint64)]
+    for number, part in enumerate(parts):
+        table = read_table(ending(part, ".arrow"))
+        came = [each.as_py() for each in table.column("came")]
+        counts.append(table.num_rows)
+        digests.append(np.frombuffer(b"".join(came), ">u8").reshape(-1, 4)[:, :2].astype(np.uint64))
+        if looks is None:
+            continue
+        for row, (digest, look) in enumerate(zip(came, table.column("look").to_pylist(), strict=True)):
+            equal = looks.equal(digest.hex())
+            if not (match := equal or looks.alike(look)):
+                continue
+            key, change = table.column("key")[row].as_py(), changes.setdefault(number, Change())
+            if equal or not keep_lookalikes:
+                change.dropped.add(row)
+                change.ends[key] = None, "held_out", match
+            else:
+                change.ends[key] = key, "kept", match
+    all_digests, starts = np.concatenate(digests), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    is_in = np.ones(len(all_digests), bool)
+    for number, change in changes.items():
+        is_in[starts[number] + np.array(sorted(change.dropped), np.int64)] = False
+    doubles = _doubles(all_digests, is_in)
+    keys = _keys(parts, {_place(each, starts) for pair in doubles for each in pair})
+    for place, first in doubles:
+        is_in[place] = False
+        _join(changes, _place(place, starts), _place(first, starts), keys)
+    samples = [int(is_in[a:b].sum()) for a, b in pairwise(starts)]
+    return Plan(samples, changes, all_digests[is_in, 0])
+
+
+def _doubles(digests: NDArray[np.uint64], is_in: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(sample, first sample of the same bytes) of every sample that is in and is not the first, in order."""
+    places = np.flatnonzero(is_in)
+    order = places[np.lexsort((places, digests[places, 1], digests[places, 0]))]
+    same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    group = np.concatenate([[0], np.cumsum(~same)])
+    firsts = order[np.concatenate([[True], ~same])] if len(order) else order
+    again = np.flatnonzero(np.concatenate([[False], same]))
+    return sorted((int(order[i]), int(firsts[group[i]])) for i in again)
+
+
+def _place(place: int, starts: NDArray[np.int64]) -> Place:
+    number = int(np.searchsorted(starts, place, side="right")) - 1
+    return number, place - int(starts[number])
+
+
+def _keys(parts: Sequence[Path], places: set[Place]) -> dict[Place, str]:
+    found: dict[Place, str] = {}
+    column, opened = pa.array([]), -1
+    for number, row in sorted(places):
+        if number != opened:
+            column, opened = read_table(ending(parts[number], ".arrow")).column("key"), number
+        found[number, row] = column[row].as_py()
+    return found
+
+
+def _join(changes: dict[int, Change], place: Place, first: Place, keys: dict[Place, str]) -> None:
+    change = changes.setdefault(place[0], Change())
+    change.dropped.add(place[1])
+    change.ends[keys[place]] = keys[first], "duplicate", f"same bytes as {keys[first]}"
+    changes.setdefault(first[0], Change()).joined.setdefault(first[1], []).append(place)

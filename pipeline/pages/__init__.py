@@ -1,0 +1,1 @@
+"""What bitgen-show writes: pages of data and of runs."""

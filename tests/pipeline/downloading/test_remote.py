@@ -1,0 +1,172 @@
+"""Whatever fsspec opens is fetched like http: in part where a beginning is there, and with the same errors."""
+
+import ftplib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from bitgen.progress import StoppedError, Task
+from pipeline.downloading.remote import host_of, size_at
+from pipeline.fetch import Expected, FetchError, arrived, fetch
+from tests.servers import Page, Server
+
+BODY = bytes(range(256)) * 1024
+
+
+class Killed(Task):
+    """Ends the download when its second piece arrives."""
+
+    pieces = 0
+
+    def update(self, n: int) -> None:
+        self.pieces += n > 0
+        if self.pieces == 2:
+            raise StoppedError
+
+
+class Unsteady(MemoryFileSystem):
+    """Loses the connection while a file is opened."""
+
+    protocol = "unsteady"
+    failures: list[Exception] = []  # noqa: RUF012 (one for each file that is opened, for all instances)
+    stated_more = 0
+    """Bytes by which it says that files are larger than they are."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("unsteady://", "memory://"))
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        known = super().info(path, **kwargs)
+        return known | {"size": known["size"] + self.stated_more}
+
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        if self.failures:
+            raise self.failures.pop(0)
+        return super()._open(path, *args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[MemoryFileSystem]:
+    """An empty `memory://`."""
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    fsspec.register_implementation(
+        "nowhere", "no_such_package.FileSystem", clobber=True, errtxt="Install no_such_package"
+    )
+    MemoryFileSystem.store.clear()
+    yield MemoryFileSystem()
+    MemoryFileSystem.store.clear()
+
+
+def put(url: str, body: bytes) -> None:
+    with fsspec.open(url, "wb") as file:
+        file.write(body)  # type: ignore[attr-defined]
+
+
+def get(url: str, target: Path, expected: Expected | None = None) -> list[float]:
+    """Fetches `url`; how long it would have waited between tries."""
+    waited: list[float] = []
+    fetch([url], target, expected or Expected(), sleep=waited.append)
+    return waited
+
+
+def kill(url: str, target: Path) -> None:
+    """Fetches `url` up to its first piece."""
+    with pytest.raises(StoppedError):
+        fetch([url], target, Expected(), Killed())
+
+
+@pytest.mark.parametrize("scheme", ["memory://", "local://{}/"])
+def test_a_file_of_any_filesystem_is_fetched(tmp_path: Path, scheme: str) -> None:
+    url = scheme.format(tmp_path) + "a.bin"
+    put(url, BODY)
+    get(url, tmp_path / "b", Expected(len(BODY), hashlib.sha256(BODY).hexdigest()))
+    assert (tmp_path / "b").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("scheme", ["memory://", "local://{}/"])
+def test_a_later_process_goes_on(tmp_path: Path, scheme: str) -> None:
+    url = scheme.format(tmp_path) + "a.bin"
+    put(url, BODY)
+    kill(url, tmp_path / "b")
+    size = arrived(tmp_path / "b")
+    (tmp_path / "b.part").write_bytes(b"x" * size)  # so that it can be told from what is fetched again
+    get(url, tmp_path / "b")
+    assert size > 0
+    assert (tmp_path / "b").read_bytes() == b"x" * size + BODY[size:]
+
+
+def test_a_file_that_changed_since_is_fetched_from_its_start(tmp_path: Path) -> None:
+    put("memory://a", BODY)
+    kill("memory://a", tmp_path / "b")
+    put("memory://a", BODY[::-1])
+    get("memory://a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == BODY[::-1]
+
+
+def test_a_file_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="memory://none: FileNotFoundError: /none"):
+        get("memory://none", tmp_path / "b")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    put("memory://in/a", BODY)
+    with pytest.raises(FetchError, match="expected a file, found a folder"):
+        get("memory://in", tmp_path / "b")
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FetchError, match=r"expected a package that opens nowhere: URLs, found none: Install no_such_pack"
+    ):
+        get("nowhere://bucket/a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), TimeoutError("late"), ftplib.error_temp("421")])
+def test_a_lost_connection_is_tried_again(tmp_path: Path, error: Exception) -> None:
+    put("memory://a", BODY)
+    Unsteady.failures[:] = [error, error]
+    assert get("unsteady://a", tmp_path / "b") == [1.0, 2.0]
+    assert (tmp_path / "b").read_bytes() == BODY
+
+
+def test_a_file_shorter_than_stated_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("memory://a", BODY)
+    monkeypatch.setattr(Unsteady, "stated_more", 7)
+    with pytest.raises(FetchError, match=r"unsteady://a: expected 262,151 bytes, found 262,144, 6 times in a row"):
+        get("unsteady://a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_may_not_be_read_is_not_tried_again(tmp_path: Path) -> None:
+    put("memory://a", BODY)
+    Unsteady.failures[:] = [PermissionError("not yours")]
+    with pytest.raises(FetchError, match="unsteady://a: PermissionError: not yours"):
+        get("unsteady://a", tmp_path / "b")
+
+
+def test_the_size_of_a_file_is_known_without_fetching_it(server: Server) -> None:
+    server.pages["/a"] = Page(BODY)
+    assert size_at(server.url("/a")) == len(BODY)
+    assert server.requests == []
+
+
+def test_the_size_of_a_file_of_any_filesystem_is_known() -> None:
+    put("memory://a", BODY)
+    assert size_at("memory://a") == len(BODY)
+
+
+@pytest.mark.parametrize("url", ["memory://none", "nowhere://b/a", "http://127.0.0.1:9/a", "{}/gone", "{}/packed"])
+def test_a_size_that_cannot_be_known_is_0(server: Server, url: str) -> None:
+    server.pages["/packed"] = Page(BODY, headers={"Content-Encoding": "gzip"})
+    assert size_at(url.format(server.url(""))) == 0
+
+
+def test_a_server_is_known_by_its_name_and_port() -> None:
+    assert host_of("HTTPS://Example.org:8080/a?b") == "https://example.org:8080"
+    assert host_of("s3://bucket/a") == "s3://bucket"
