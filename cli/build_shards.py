@@ -12,8 +12,10 @@ from bitgen.training.phases import Phase, Preset, configure
 from cli.arguments import check_sources, parse, positive
 from pipeline.audit import AuditError, audit
 from pipeline.build import BuildError, Built, Options, build
+from pipeline.building.examine import Check
+from pipeline.building.send import SendError, sent_to
+from pipeline.building.workers import Engine, WorkerError
 from pipeline.crawl import CrawlError
-from pipeline.examine import Check
 from pipeline.fetch import FetchError
 from pipeline.files import BusyError
 from pipeline.holdout import HoldoutError, block_list, missing_files
@@ -21,8 +23,6 @@ from pipeline.ledger import summary
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.reading import known_ids
 from pipeline.rows import AnnotationError
-from pipeline.send import SendError, sent_to
-from pipeline.workers import Engine, WorkerError
 from shards.format import ShardError
 from shards.index import DATASET
 

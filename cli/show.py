@@ -10,8 +10,8 @@ import tyro
 
 from bitgen.batch import BatchError
 from pipeline.files import check_replaceable, write_text
-from pipeline.pages import RECORDS, PageError, data_page
-from pipeline.run_page import is_run, run_of, run_page
+from pipeline.pages.data import RECORDS, PageError, data_page
+from pipeline.pages.run import is_run, run_of, run_page
 from shards.format import ShardError
 from shards.index import DATASET
 
