@@ -1,6 +1,8 @@
 """Encoded bytes become pixels, checked to the last byte; without torch, so that what only looks at images starts fast."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import simplejpeg
@@ -10,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 64_000_000
 """Of a stored image: 192 MB decoded. Read from the header, before anything is allocated."""
 FORMATS = ("JPEG", "PNG", "WEBP")
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+"""What Pillow raises on damaged bytes, found by changing some in 20,000 images."""
 
 
 class DecodeError(Exception):
@@ -62,12 +66,12 @@ def size(image: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def orientation(image: bytes) -> int:
-    """The EXIF orientation, 1..8; 1 where none is stated, or none of these. Raises `DecodeError` without a header."""
+    """The EXIF orientation, 1..8; 1 where none is stated, or none that can be read. Raises `DecodeError` without a header."""
     with _opened(image) as found:
         try:
             stated = found.getexif().get(0x0112, 1)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise DecodeError(f"expected readable EXIF, {error}") from error
+        except _DAMAGE:
+            return 1  # the picture itself may be good
     return stated if stated in range(2, 9) else 1
 
 
@@ -92,8 +96,8 @@ def _opened(image: bytes) -> Image.Image:
         raise DecodeError(f"expected a readable JPEG, PNG or WebP image, found {image[:12]!r}") from error
     except Image.DecompressionBombError as error:
         raise PixelsError(str(error)) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DecodeError(f"expected a whole image, {error}") from error
+    except _DAMAGE as error:
+        raise DecodeError(f"expected a whole image, {error!r}") from error
 
 
 def _with_pillow(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
@@ -101,8 +105,8 @@ def _with_pillow(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
         _check_pixels(opened.width, opened.height, max_pixels)
         try:
             return np.array(_rgb(opened))
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise DecodeError(f"expected a whole image, {error}") from error
+        except (*_DAMAGE, Image.DecompressionBombError) as error:
+            raise DecodeError(f"expected a whole image, {error!r}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.progress import progress
-from pipeline.building.chunks import PARTS, chunks, ending, fill, note_of, part_path
+from pipeline.building.chunks import BUILD_VERSION, PARTS, chunks, ending, fill, note_of, part_path
 from pipeline.building.decide import Plan, decide
 from pipeline.building.examine import Check
 from pipeline.building.finished import (
@@ -34,10 +34,12 @@ from pipeline.building.finished import (
     is_unchanged,
     read_images,
     seen_before,
+    sweep,
 )
-from pipeline.building.send import forget, send, sent_to
+from pipeline.building.send import SendError, forget, send, sent_to
 from pipeline.building.workers import Engine, LocalWorkers, RayWorkers, workers_of
 from pipeline.building.write import shard_tasks, write_shard
+from pipeline.crawl import CrawlError
 from pipeline.fetch import digest_of
 from pipeline.files import locked, read_json
 from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
@@ -45,17 +47,18 @@ from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
 from pipeline.reading import known_ids, read
+from pipeline.rows import AnnotationError
 from shards.format import FORMAT_VERSION, ShardError
 from shards.index import DATASET, ShardIndex
 
 log = logging.getLogger(__name__)
 
-BUILD_VERSION = 3
-"""Raised when the same files give other shards."""
-
 
 class BuildError(Exception):
     """A source cannot be built, or should not be."""
+
+
+_OF_ONE_SOURCE = (BuildError, AnnotationError, ShardError, CrawlError, SendError)
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,20 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
             elif not (folder / DATASET).exists():
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
         _add_evaluation_images(others, shards)
-        failed: list[BuildError] = []
+        failed: list[str] = []
         for source in (s for s in sources if s.role == "train"):
             folder = shards / source.dataset
             try:
                 if source in wanted:
                     yield _build_source(source, raw, folder, others, options, workers)
-            except BuildError as error:
+            except _OF_ONE_SOURCE as error:
                 log.error("%s: %s", source.dataset, error)
-                failed.append(error)
+                failed.append(f"{source.dataset}: {error}")
             others.firsts.append(first_bytes(folder))
         for name in compared_otherwise(shards, others.looks.sha256):
             log.warning("%s was compared with other evaluation images than are there now: build it again", name)
         if failed:
-            raise BuildError("; ".join(str(error) for error in failed))
+            raise BuildError("; ".join(failed))
 
 
 def _check_distinct(manifests: Sequence[Manifest]) -> None:
@@ -170,6 +173,9 @@ def _add_evaluation_images(others: Others, shards: Path) -> None:
         name = folder.relative_to(shards).as_posix()
         if not (folder / IMAGES).exists():
             log.warning("%s has no %s: training images are not compared with its pixels", name, IMAGES)
+        dataset = read_json(folder / DATASET) or {}
+        if dataset.get("limit") or dataset.get("check") == "header":
+            log.warning("%s was built with a limit, or by headers: not all that it could hold out is known", name)
         for image in read_images(folder):
             others.looks.add(image.sha256, image.look, f"{name} {image.key}")
         others.firsts.append(first_bytes(folder))
@@ -183,6 +189,7 @@ def _build_source(
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, others, options)
     if dataset := _finished(folder, inputs, locate):
+        sweep(folder, dataset)
         return _sent(Built(folder, dataset, is_new=False), options.output)
     forget(folder)
 
@@ -211,8 +218,8 @@ def _build_source(
     # What an earlier build left stays good up to here, whatever fails.
     (folder / DATASET).unlink(missing_ok=True)
     os.replace(folder / PARTS / LEDGER, folder / LEDGER)
-    written = list(workers.each(write_shard, shard_tasks(folder, parts, plan)))
-    counted = _counted(source, counts, plan, sum(note["candidates"] for note in notes))
+    written = list(workers.each(write_shard, shard_tasks(folder, parts, plan, source.role == "eval")))
+    counted = plan.counted(source.role, counts, sum(note["candidates"] for note in notes))
     published = {} if options.limit else dict(source.published)
     for what, count in published.items():
         if counted[what] != count:
@@ -250,15 +257,6 @@ def _sent(built: Built, output: str) -> Built:
     if output:
         send(built.folder, output)
     return built
-
-
-def _counted(source: Source, counts: Counter[str], plan: Plan, candidates: int) -> dict[str, int]:
-    """Images and rows as the authors of a dataset count them: of an evaluation set those that can be evaluated on, of
-    a training set all that its annotation files name."""
-    if source.role == "train":
-        return {"images": candidates, "rows": counts.total()}
-    doubles = sum(len(change.dropped) for change in plan.changes.values())
-    return {"images": sum(plan.samples) + doubles, "rows": counts["kept"] + counts["duplicate"]}
 
 
 def _check_counts(source: Source, counts: Counter[str], plan: Plan, folder: Path) -> None:

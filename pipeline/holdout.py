@@ -31,6 +31,7 @@ _LISTS = {
         "flickr30k",
         ("dataset_flickr30k.json", "flickr30k_entities/val.txt", "flickr30k_entities/test.txt"),
     ),
+    "vg": ("COCO's, by their ids in Visual Genome", "visual_genome", ("image_data.json",)),
 }
 """By kind of id: evaluation sets whose ids do not ship, the manifest that brings them, and its files."""
 
@@ -86,10 +87,11 @@ def block_list(
     blocked = {i for path in (*lists, *(p for m in manifests for p in m.holdout_lists)) for i in read_ids(path)}
     linked: set[Ids] = set()
     for source in (s for m in manifests for s in m.sources if s.role == "eval" or s.links):
-        if source.role == "train" and missing_files(source, raw):
+        if source.role == "eval":
+            check_files(source, manifests, raw)
+        elif not all((raw / source.manifest / path).exists() for path in ids_in(source)):
             log.info("%s is not downloaded: its ids are not in the hold-out rule", source.dataset)
             continue
-        check_files(source, manifests, raw)
         for ids in ids_of(source):
             _checked(ids, f"an image of {source.dataset}")
             if source.role == "eval":
@@ -97,6 +99,11 @@ def block_list(
             if len(ids) > 1:
                 linked.add(ids)
     return BlockList(frozenset(_closed(blocked, linked)))
+
+
+def ids_in(source: Source) -> tuple[str, ...]:
+    """The annotations of `source` that its ids are read from."""
+    return source.ids_in or source.annotations
 
 
 def missing_files(source: Source, raw: Path) -> list[Path]:

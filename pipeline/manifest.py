@@ -132,6 +132,8 @@ class Source:
     """The manifest's `[crawl]` table; filled in by `read_manifest`."""
     published: Mapping[str, Option] = field(default_factory=dict)
     """Counts of the dataset's authors that the whole source has to give: of `images`, of `rows`."""
+    ids_in: tuple[str, ...] = ()
+    """Those of `annotations` that say under which ids its images are known; empty: all."""
     links: bool = True
     """Its rows may know one photograph under several ids, so the hold-out rule reads them whatever is built."""
     licence: str = ""
@@ -148,9 +150,16 @@ class Source:
         if not self.orientation:
             object.__setattr__(self, "orientation", "apply" if self.crawl else "ignore")
         _check_one_of("orientation", self.orientation, ("ignore", "apply"))
-        for what, paths in (("annotations", self.annotations), ("images", self.images), ("needs", self.needs)):
+        for what, paths in (
+            ("annotations", self.annotations),
+            ("images", self.images),
+            ("needs", self.needs),
+            ("ids_in", self.ids_in),
+        ):
             for path in paths:
                 _check_inside(path, what, parents=1)
+        if not set(self.ids_in) <= set(self.annotations):
+            raise ValueError(f"expected ids_in among the annotations, found {', '.join(self.ids_in)}")
         if not self.annotations or not self.images:
             raise ValueError("expected one or more annotations and images, found none")
         if self.samples_per_shard < 1:

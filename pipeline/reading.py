@@ -8,13 +8,13 @@ from pathlib import Path
 from pipeline.annotations import OPTIONS, READERS, ids_of
 from pipeline.fetch import digest_of
 from pipeline.files import write_text
-from pipeline.holdout import Ids
+from pipeline.holdout import Ids, ids_in
 from pipeline.manifest import ManifestError, Source
 from pipeline.nearest import hint
 from pipeline.rows import Candidate
 
-_VERSION = 1
-"""Raised when the readers know other ids of the same files."""
+_VERSION = 2
+"""Raised when the same files, or the same URLs in them, give other ids: with it `BUILD_VERSION`."""
 _FOLDER = ".ids"
 
 
@@ -31,7 +31,7 @@ def known_ids(source: Source, raw: Path) -> Iterator[Ids]:
     They are noted in `raw/.ids` and read from there while the annotation files are the same. Raises as `read` does.
     """
     _check_reader(source)
-    digests = [digest_of(raw / source.manifest / path) for path in source.annotations]
+    digests = [digest_of(raw / source.manifest / path) for path in ids_in(source)]
     said = json.dumps([_VERSION, source.what, digests], sort_keys=True, default=dict)
     title = f"# {hashlib.sha256(said.encode()).hexdigest()} {source.dataset}"
     path = raw / _FOLDER / f"{source.dataset.replace('/', '-')}.txt"

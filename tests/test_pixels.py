@@ -86,3 +86,18 @@ def test_an_orientation_is_one_of_eight(stated: int | None, found: int) -> None:
     exif = Image.Exif()
     exif.update({} if stated is None else {0x0112: stated})
     assert orientation(photograph(exif=exif.tobytes())) == found
+
+
+def test_a_picture_whose_exif_cannot_be_read_is_upright() -> None:
+    assert orientation(photograph(kind="PNG", exif=b"Exif\x00\x00II*\x00\xff")) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_any_changed_byte_gives_pixels_or_a_decode_error(kind: str) -> None:
+    whole, dice = photograph(80, 60, kind, icc_profile=b"p" * 200), random.Random(3)
+    damaged = [bytearray(whole) for _ in range(400)]
+    for each in damaged:
+        each[dice.randrange(len(whole))] = dice.randrange(256)
+        each[dice.randrange(len(whole))] = dice.randrange(256)
+    found = {(is_damaged(rgb, bytes(each)), is_damaged(orientation, bytes(each))) for each in damaged}
+    assert (True, False) in found

@@ -28,9 +28,11 @@ from pipeline.ledger import Line, write_ledger
 from pipeline.locate import Locate
 from pipeline.manifest import Source
 from pipeline.rows import Candidate, Refusal
-from shards.format import Entry, ShardWriter
+from shards.format import FORMAT_VERSION, Entry, ShardWriter
 from shards.index import SCHEMA
 
+BUILD_VERSION = 4
+"""Raised when the same files give other shards."""
 PARTS = ".parts"
 """Folder in a dataset's: what an unfinished build has made so far."""
 PART_SCHEMA = pa.schema(
@@ -85,7 +87,9 @@ class Chunk:
     @property
     def sha256(self) -> str:
         """Of all that the shard depends on, the images' contents by their stamps."""
-        how = repr((self.source, self.apply_orientation, self.shorter_side_px, self.check))
+        how = repr(
+            (BUILD_VERSION, FORMAT_VERSION, self.source, self.apply_orientation, self.shorter_side_px, self.check)
+        )
         return hashlib.sha256("\n".join((how, *self.lines)).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 What is held of a sample is 16 bytes of a digest and its look, so millions of them fit in memory.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +17,9 @@ from pipeline.building.chunks import ending, read_table
 from pipeline.holdout import Looks
 from pipeline.ledger import End
 
+PLACEHOLDER_DOUBLES = 50
+"""Where so many further images of a source have the bytes of one, they show what a host gives for photographs that are
+gone, and none goes in: their texts speak of other pictures."""
 Place = tuple[int, int]
 """(number of the part, row in it)."""
 
@@ -42,6 +46,14 @@ class Plan:
     """By number of the part; most have none."""
     firsts: NDArray[np.uint64]
     """[samples]: the first 8 bytes of each image's sha256, as it came."""
+
+    def counted(self, role: str, counts: Counter[str], candidates: int) -> dict[str, int]:
+        """Images and rows as the authors of a dataset count them: of an evaluation set those that can be evaluated on,
+        of a training set all that its annotation files name."""
+        if role == "train":
+            return {"images": candidates, "rows": counts.total()}
+        doubles = sum(end[1] == "duplicate" for change in self.changes.values() for end in change.ends.values())
+        return {"images": sum(self.samples) + doubles, "rows": counts["kept"] + counts["duplicate"]}
 
 
 def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = False) -> Plan:
@@ -74,9 +86,14 @@ def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = F
         is_in[starts[number] + np.array(sorted(change.dropped), np.int64)] = False
     doubles = _doubles(all_digests, is_in)
     keys = _keys(parts, {_place(each, starts) for pair in doubles for each in pair})
-    for place, first in doubles:
+    often = {first: n for first, n in Counter(first for _, first in doubles).items() if n >= PLACEHOLDER_DOUBLES}
+    for place, first in [*doubles, *((first, first) for first in often)]:
         is_in[place] = False
-        _join(changes, _place(place, starts), _place(first, starts), keys)
+        if first in often:
+            end = None, "placeholder", f"{often[first] + 1:,} images have these bytes"
+            _drop(changes, _place(place, starts), keys, end)
+        else:
+            _join(changes, _place(place, starts), _place(first, starts), keys)
     samples = [int(is_in[a:b].sum()) for a, b in pairwise(starts)]
     return Plan(samples, changes, all_digests[is_in, 0])
 
@@ -107,8 +124,12 @@ def _keys(parts: Sequence[Path], places: set[Place]) -> dict[Place, str]:
     return found
 
 
-def _join(changes: dict[int, Change], place: Place, first: Place, keys: dict[Place, str]) -> None:
+def _drop(changes: dict[int, Change], place: Place, keys: dict[Place, str], end: End) -> None:
     change = changes.setdefault(place[0], Change())
     change.dropped.add(place[1])
-    change.ends[keys[place]] = keys[first], "duplicate", f"same bytes as {keys[first]}"
+    change.ends[keys[place]] = end
+
+
+def _join(changes: dict[int, Change], place: Place, first: Place, keys: dict[Place, str]) -> None:
+    _drop(changes, place, keys, (keys[first], "duplicate", f"same bytes as {keys[first]}"))
     changes.setdefault(first[0], Change()).joined.setdefault(first[1], []).append(place)

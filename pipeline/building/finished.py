@@ -64,13 +64,18 @@ def finish(
         **_totals(written),
         "shards": [shard.listed for shard in written],
     }
-    current = {shard.listed["file"] for shard in written}
-    for stale in (p for pattern in ("*.tar", "*.partial", ".*.tmp") for p in folder.glob(pattern)):
+    write_json(folder / DATASET, dataset)
+    sweep(folder, dataset)
+    return dataset
+
+
+def sweep(folder: Path, dataset: dict[str, Any]) -> None:
+    """Leaves what belongs to a finished dataset: no parts, no shards of an earlier one, nothing half-written."""
+    current = {shard["file"] for shard in dataset["shards"]}
+    for stale in (path for pattern in ("*.tar", "*.partial", ".*.tmp") for path in folder.glob(pattern)):
         if stale.name not in current:
             stale.unlink()
-    write_json(folder / DATASET, dataset)
-    shutil.rmtree(folder / PARTS)
-    return dataset
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def _totals(written: Sequence[ShardDone]) -> dict[str, int]:

@@ -36,12 +36,14 @@ class ShardTask:
     """Rows of the part that do not go in."""
     joined: tuple[tuple[int, tuple[tuple[Path, int], ...]], ...]
     """(row, (part, row) of the later samples whose texts and ids it takes in)."""
+    keeps_all: bool
+    """Of an evaluation set: a text that two samples have stays twice, as it is counted."""
 
     @property
     def sha256(self) -> str:
         """Of all that the shard depends on."""
         joined = [[row, [[note_of(part)["inputs"], other] for part, other in others]] for row, others in self.joined]
-        said = [note_of(self.part)["inputs"], sorted(self.dropped), joined]
+        said = [note_of(self.part)["inputs"], sorted(self.dropped), joined, self.keeps_all]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -61,7 +63,7 @@ class ShardDone:
         return table.set_column(column, SCHEMA.field(column), number)
 
 
-def shard_tasks(folder: Path, parts: Sequence[Path], plan: Plan) -> Iterator[ShardTask]:
+def shard_tasks(folder: Path, parts: Sequence[Path], plan: Plan, keeps_all: bool) -> Iterator[ShardTask]:
     """A task for every part that has samples left, in order."""
     with_samples = [number for number, samples in enumerate(plan.samples) if samples]
     for shard, number in enumerate(with_samples):
@@ -69,7 +71,7 @@ def shard_tasks(folder: Path, parts: Sequence[Path], plan: Plan) -> Iterator[Sha
         if change := plan.changes.get(number):
             dropped, joined = frozenset(change.dropped), change.joined
         others = tuple((row, tuple((parts[n], r) for n, r in joined[row])) for row in sorted(joined))
-        yield ShardTask(parts[number], folder / shard_name(shard), dropped, others)
+        yield ShardTask(parts[number], folder / shard_name(shard), dropped, others, keeps_all)
 
 
 def write_shard(task: ShardTask) -> ShardDone:
@@ -80,14 +82,16 @@ def write_shard(task: ShardTask) -> ShardDone:
 def _written_again(task: ShardTask) -> ShardDone:
     note, table, inputs = ending(task.part, _NOTE), ending(task.part, _TABLE), task.sha256
     known = read_json(note)
-    if known is None or known["task"] != inputs or not _is_there(task.path, known["listed"]):
-        known = {"task": inputs, "listed": _copy(task, table)}
+    if known is None or known["task"] != inputs or known["file"] != _identity(task.path):
+        known = {"task": inputs, "listed": _copy(task, table), "file": _identity(task.path)}
         write_json(note, known)
     return ShardDone(known["listed"], table)
 
 
-def _is_there(path: Path, listed: dict[str, Any]) -> bool:
-    return listed["file"] == path.name and path.exists() and path.stat().st_size == listed["bytes"]
+def _identity(path: Path) -> list[str | int]:
+    """What tells a file from another that has come to its place."""
+    status = path.stat() if path.exists() else None
+    return [path.name, status.st_ino, status.st_mtime_ns, status.st_size] if status else []
 
 
 def _copy(task: ShardTask, table: Path) -> dict[str, Any]:
@@ -102,7 +106,8 @@ def _copy(task: ShardTask, table: Path) -> dict[str, Any]:
                 entries.append(shard.copy(entry, *read_members(tar, entry, where)))
                 continue
             sample, image = read_sample(tar, entry, where)
-            entries.append(shard.add(join(sample, [_sample(*place) for place in joined[row]]), image))
+            others = [_sample(*place) for place in joined[row]]
+            entries.append(shard.add(join(sample, others, task.keeps_all), image))
     looks = [rows[row] for row in kept]
     columns = [pa.array([getattr(entry, f.name) for entry in entries], f.type) for f in SCHEMA]
     columns += [pa.array([each[f.name] for each in looks], f.type) for f in list(PART_SCHEMA)[len(SCHEMA) :]]
@@ -110,11 +115,12 @@ def _copy(task: ShardTask, table: Path) -> dict[str, Any]:
     return {"file": task.path.name, "samples": len(entries), "bytes": shard.size_bytes, "sha256": shard.sha256}
 
 
-def join(sample: Sample, others: list[Sample]) -> Sample:
-    """`sample` with the texts and ids of `others`, which show the same image; a text that it has is not repeated."""
-    texts = dict.fromkeys([*sample.texts, *(text for other in others for text in other.texts)])
+def join(sample: Sample, others: list[Sample], keeps_all: bool) -> Sample:
+    """`sample` with the texts and ids of `others`, which show the same image; without `keeps_all`, a text that is there
+    is not repeated."""
+    texts = [*sample.texts, *(text for other in others for text in other.texts)]
     ids = {*sample.ids, *(id for other in others for id in other.ids)}
-    return replace(sample, texts=tuple(texts), ids=tuple(sorted(ids))) if others else sample
+    return replace(sample, texts=tuple(texts if keeps_all else dict.fromkeys(texts)), ids=tuple(sorted(ids)))
 
 
 def _sample(part: Path, row: int) -> Sample:

@@ -95,3 +95,29 @@ def test_a_lookalike_that_is_kept_is_listed(world: "World", paint: Paint) -> Non
         ("held_out", "same bytes as eval/world-val coco-000000000009"),
     ]
     assert ids(world, "train") == [1, 2]
+
+
+def test_what_a_host_gives_for_lost_photographs_does_not_go_in(world: "World", paint: Paint) -> None:
+    source = world.add("train", {i: paint(1) for i in range(1_000_001, 1_000_052)} | {2_000_000: paint(60)})
+    world.build()
+    assert ids(world, "train") == [2_000_000]
+    ends = {(line.key, line.outcome, line.detail) for line in world.ledger(source)[:-2]}
+    assert ends == {(None, "placeholder", "51 images have these bytes")}
+
+
+def test_one_image_fewer_is_joined(world: "World", paint: Paint) -> None:
+    world.add("train", {i: paint(1) for i in range(1_000_001, 1_000_051)})
+    assert world.build()[0].dataset["counts"] == {"duplicate": 98, "kept": 2}
+
+
+def test_an_evaluation_set_keeps_a_text_that_two_equal_images_have(world: "World", paint: Paint) -> None:
+    captions = {1: ["same", "x", "x"], 2: ["same", "y"]}
+    source = world.add("val", {1: paint(1), 2: paint(1)}, captions, role="eval")
+    world.build()
+    assert [text.text for text in ShardIndex.open(world.folder(source)).read(0)[0].texts] == [
+        "same",
+        "x",
+        "x",
+        "same",
+        "y",
+    ]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.build import BuildError, Options, build
+from pipeline.building.chunks import Chunk
 from shards.index import ShardIndex
+from shards.verify import verify
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import World
@@ -123,3 +125,50 @@ def test_another_manner_of_crawling_changes_nothing_that_was_built(world: "World
     world.build()
     world.sources = [replace(source, crawling=replace(source.crawling, timeout_s=99.0))]
     assert [each.is_new for each in world.build()] == [False]
+
+
+def test_what_a_kill_at_the_very_end_left_is_swept(world: "World", paint: Paint) -> None:
+    source = world.add("train", {1: paint(1)})
+    world.build()
+    for name in (".parts/000000.tar", "000007.tar", "000001.tar.partial"):
+        (world.folder(source) / name).parent.mkdir(exist_ok=True)
+        (world.folder(source) / name).write_bytes(b"left")
+    assert [each.is_new for each in world.build()] == [False]
+    left = {path.name for path in world.folder(source).iterdir()}
+    assert left == {"000000.tar", "index.arrow", "dataset.json", "images.parquet", "ledger.parquet", "stamps.parquet"}
+
+
+def test_parts_of_another_version_are_made_anew(world: "World", paint: Paint, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = Chunk(world.data / "part", ("line",), "world", False, None, "whole")
+    before = chunk.sha256
+    monkeypatch.setattr("pipeline.building.chunks.BUILD_VERSION", 1)
+    assert chunk.sha256 != before
+
+
+def test_a_shard_written_again_is_not_taken_for_another_of_its_size(world: "World", paint: Paint) -> None:
+    source = world.add("train", {i: paint(i) for i in range(1, 4)} | {5: paint(1)}, {i: ["a b"] for i in (1, 2, 3, 5)})
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.build.finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            world.build()
+        with pytest.raises(KeyboardInterrupt):
+            world.build(limit=3)
+    world.build()
+    assert verify(world.folder(source)).samples == 3
+
+
+def test_a_smaller_evaluation_set_is_said_to_hold_out_less(
+    world: "World", paint: Paint, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = world.add("train", {1: paint(1)})
+    val = world.add("val", {8: paint(8), 9: paint(9)}, role="eval")
+    world.build([val], limit=1)
+    world.build([source])
+    assert (
+        "eval/world-val was built with a limit, or by headers: not all that it could hold out is known"
+        in caplog.messages
+    )
