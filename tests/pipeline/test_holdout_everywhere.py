@@ -272,3 +272,19 @@ def test_what_the_rule_cannot_judge_is_not_built_with_the_rest(night: Night, tmp
     ran = night.without(tmp_path, "visual_genome/image_data.json").shards("--dry-run")
     skipped = [line.partition(":")[0] for line in ran.err.splitlines() if "image_data.json is not downloaded" in line]
     assert skipped == ["fine/mixed-train", "fine/mixed_no_coco-train", "coarse/vg-train", "fine/vg-objects-train"]
+
+
+def test_without_regions_visual_genomes_links_still_hold(night: Night, tmp_path: Path) -> None:
+    made = night.without(tmp_path, "visual_genome/region_descriptions.json")
+    ran = made.shards("--workers", "1", "--sources", "mixed_no_coco")
+    assert ran.code == 0
+    keys = [sample.key for sample in made.samples("fine/mixed_no_coco-train")]
+    assert keys == [sample.key for sample in night.samples("fine/mixed_no_coco-train")]
+
+
+def test_flickr30k_alone_is_not_built_without_cocos_flickr_ids(night: Night, tmp_path: Path) -> None:
+    ran = night.without(tmp_path, "coco/annotations/captions_train2017.json").shards("--dry-run")
+    said = [
+        line.partition(":")[0] for line in ran.err.splitlines() if "captions_train2017.json is not downloaded" in line
+    ]
+    assert "coarse/flickr30k-train" in said
