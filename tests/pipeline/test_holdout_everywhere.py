@@ -274,12 +274,17 @@ def test_what_the_rule_cannot_judge_is_not_built_with_the_rest(night: Night, tmp
     assert skipped == ["fine/mixed-train", "fine/mixed_no_coco-train", "coarse/vg-train", "fine/vg-objects-train"]
 
 
+def by_id(night: Night, dataset: str) -> list[tuple[str, str]]:
+    """(row, id) of what is held out by an id."""
+    return [(line.row, line.detail) for line in night.ledger(dataset) if ":" in line.detail.partition(" ")[0]]
+
+
 def test_without_regions_visual_genomes_links_still_hold(night: Night, tmp_path: Path) -> None:
     made = night.without(tmp_path, "visual_genome/region_descriptions.json")
-    ran = made.shards("--workers", "1", "--sources", "mixed_no_coco")
-    assert ran.code == 0
-    keys = [sample.key for sample in made.samples("fine/mixed_no_coco-train")]
-    assert keys == [sample.key for sample in night.samples("fine/mixed_no_coco-train")]
+    made.shards("--workers", "1", "--sources", "mixed_no_coco")
+    held = by_id(made, "fine/mixed_no_coco-train")
+    assert held == by_id(night, "fine/mixed_no_coco-train")
+    assert len(held) > 3
 
 
 def test_flickr30k_alone_is_not_built_without_cocos_flickr_ids(night: Night, tmp_path: Path) -> None:
