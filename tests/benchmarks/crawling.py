@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.benchmarks import web
-from tests.benchmarks.harness import BenchError, Contestant, Run, as_lists, in_turn, medians, ratios
+from tests.benchmarks.harness import BenchError, Contestant, Medians, Run, as_lists, in_turn, medians, ratios
 
 
 def crawl(work: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -18,15 +18,16 @@ def crawl(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     certificate, key, trusted = web.own_certificate(work)
     runs: dict[str, list[Run]] = {}
     starts: dict[str, list[Run]] = {}
-    for scheme, files in (("http", None), ("tls", (certificate, key))):
+    middle: Medians = {}
+    for scheme, urls, files in (("http", options.urls, None), ("tls", options.tls_urls, (certificate, key))):
         with web.running(options.images, options.processes, files) as address:
-            for count, found in ((2 * options.processes, starts), (options.urls, runs)):
+            for count, found in ((2 * options.processes, starts), (urls, runs)):
                 contestants = [
                     _crawler(f"{scheme}_{name}", name, work, address, count, trusted, options)
                     for name in ("ours", "img2dataset")
                 ]
                 found |= in_turn(contestants, options.repetitions, work / "log.txt")
-    middle = medians(runs, starts, options.urls)
+        middle |= medians({name: each for name, each in runs.items() if name.startswith(scheme)}, starts, urls)
     compared = {"crawl_http": ("http_ours", "http_img2dataset")}
     seconds = {"crawl_tls_cpu": ("tls_ours", "tls_img2dataset")}
     return {

@@ -75,7 +75,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--called", default="", help="what they are, as the results say it")
     parser.add_argument("--count", type=int, default=8000, help="photographs to build")
     parser.add_argument("--header-count", type=int, default=24000, help="photographs of which the headers are read")
-    parser.add_argument("--urls", type=int, default=4000, help="photographs to crawl")
+    parser.add_argument("--urls", type=int, default=12000, help="photographs to crawl over HTTP")
+    parser.add_argument("--tls-urls", type=int, default=4000, help="photographs to crawl over TLS")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--processes", type=int, default=machine()["cores"])
     parser.add_argument("--threads", type=int, default=32, help="of each process of a crawl")
@@ -87,7 +88,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     name = options.called or ("the embedded sample's" if options.images == ROOT / "manifests/sample" else "own")
     options.called = (
         f"{len(found)} {name} photographs, {mean_kb:.0f} KB on average, copied to {options.count:,} (built),"
-        f" {options.header_count:,} (built by their headers) and {options.urls:,} (crawled), distinct by a comment in each"
+        f" {options.header_count:,} (built by their headers), {options.urls:,} (crawled over HTTP) and"
+        f" {options.tls_urls:,} (over TLS), distinct by a comment in each"
     )
     return options
 
