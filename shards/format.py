@@ -115,7 +115,8 @@ class ShardWriter:
         self._keys: set[str] = set()
 
     def __enter__(self) -> "ShardWriter":
-        self._file = _HashedFile(self._partial)
+        with room_for(self.path):
+            self._file = _HashedFile(self._partial)
         # webdataset's own ShardWriter would close an interrupted shard into a valid-looking tar; hence TarWriter.
         self._tar = TarWriter(self._file, user="bitgen", group="bitgen", mtime=0, compress=False, encoder=False)
         # Straight to the file, a member at a time: the stream in between cuts it into 15 pieces and copies each twice.

@@ -105,6 +105,15 @@ def test_a_full_disk_names_the_shard(tmp_path, pets, monkeypatch):
         write(tmp_path / "000000.tar", pets)
 
 
+def test_a_disk_without_room_for_one_more_file_names_the_shard(tmp_path, pets, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(FullDiskError, match=r"found it full; make room and run again: .*/000000.tar$"):
+        write(tmp_path / "000000.tar", pets)
+
+
 def test_a_failed_shard_keeps_the_finished_one(tmp_path, pets):
     writer, _ = write(tmp_path / "000000.tar", pets)
     with pytest.raises(ShardError), ShardWriter(writer.path) as again:
