@@ -9,6 +9,7 @@ its caption with it where no other box is left. A caption that came without boxe
 referring expression.
 """
 
+import itertools
 import re
 from array import array
 from collections import defaultdict
@@ -76,6 +77,9 @@ def _go_through(source: Source, folder: Path) -> tuple[list[_Identity], Groups, 
     if {kind for kind, _, _ in photos} >= {"vg", "flickr"}:
         raise AnnotationError(f"expected photos of vg or of flickr in one source, found both: source {source.name}")
     ordered = sorted(photos)
+    for (*one, name), (*other, same) in itertools.pairwise(ordered):
+        if one == other:
+            raise AnnotationError(f"expected one name of a photo, found {name} and {same}: source {source.name}")
     rank = [0] * len(photos)
     for place, identity in enumerate(ordered):
         rank[photos[identity]] = place

@@ -234,3 +234,22 @@ def test_rows_of_two_files_keep_to_their_own_boxes(tmp_path: Path) -> None:
 def test_a_file_without_annotations_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="expected a list of objects under 'annotations'"):
         read_changed(tmp_path, worlds.mixed(tmp_path), lambda document: document.pop("annotations"))
+
+
+def test_two_names_of_one_number_are_an_error(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["images"] += [
+            {"id": 90 + n, "file_name": name, "width": 80, "height": 60, "caption": "a", "dataset_name": "mixed"}
+            for n, name in enumerate(("7.jpg", "07.jpg"))
+        ]
+
+    with pytest.raises(AnnotationError, match=r"expected one name of a photo, found 07\.jpg and 7\.jpg: source"):
+        read_changed(tmp_path, worlds.mixed(tmp_path), change)
+
+
+def test_the_id_of_a_refused_box_can_be_written(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["annotations"][0] |= {"id": "\ud800", "bbox": [0, 0, 0, 0]}
+
+    refused = read_changed(tmp_path, worlds.mixed(tmp_path), change)[0].refused
+    assert [each.row.encode()[-7:] for each in refused] == [b"/\\ud800"]
