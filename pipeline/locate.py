@@ -1,5 +1,6 @@
 """Where the image of a candidate lies, or why there is none."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -26,7 +27,7 @@ def locate_under(roots: Sequence[Path]) -> Locate:
         name = PurePosixPath(image)
         if not image or "\0" in image or name.is_absolute() or ".." in name.parts:
             return "bad_path"
-        return next((path for root in roots if (path := root / name).is_file()), "no_image")
+        return next((path for root in roots if os.path.isfile(path := root / name)), "no_image")  # never raises
 
     return locate
 
