@@ -47,7 +47,7 @@ def write_ledger(path: Path, lines: Iterable[Line]) -> Counter[str]:
     """Writes a ledger, whole or not at all; returns the rows of each outcome."""
     source = iter(lines)
     chunks = iter(lambda: list(islice(source, _ROWS)), [])
-    columns = ([pa.array([getattr(line, f.name) for line in some], f.type) for f in SCHEMA] for some in chunks)
+    columns = ([_column([getattr(line, f.name) for line in some]) for f in SCHEMA] for some in chunks)
     return _write(path, (pa.table(each, schema=SCHEMA) for each in columns))
 
 
@@ -78,6 +78,14 @@ def summary(counts_by_dataset: dict[str, dict[str, int]]) -> str:
     table = pd.DataFrame.from_dict(counts_by_dataset, orient="index").fillna(0).astype("int64")
     order = table.sum().sort_values(ascending=False, kind="stable").index
     return table[order].rename_axis("rows of").reset_index().to_string(index=False)
+
+
+def _column(texts: list[str | None]) -> pa.Array:
+    """What has no UTF-8 form, as half a character in an error's words, is written with escapes."""
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([text and text.encode("utf-8", "backslashreplace").decode() for text in texts], pa.string())
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> Counter[str]:

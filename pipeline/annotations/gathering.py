@@ -7,6 +7,8 @@ from pipeline.annotations.boxes import RowError
 from pipeline.manifest import Source
 from pipeline.rows import Candidate, Refusal
 
+_EXPECTED_UTF8 = "expected a text with a UTF-8 form, found lone surrogates"
+
 
 class Gathering:
     """Texts, kept rows and refused rows of one image, in the order in which they are added.
@@ -35,7 +37,7 @@ class Gathering:
 
     def refuse(self, row: str, bad: RowError) -> None:
         """A row, or a part of one (`captions.json#12/3`: its box 3), that is left out."""
-        self._refused.append(Refusal(row, bad.reason, str(bad)))
+        self._refused.append(Refusal(_escaped(row), bad.reason, _escaped(str(bad))))
 
     def candidate(
         self,
@@ -47,7 +49,19 @@ class Gathering:
         licence: str = "",
         url: str = "",
     ) -> Candidate:
-        """Everything gathered, as one candidate. An empty `licence` becomes the source's."""
+        """Everything gathered, as one candidate. An empty `licence` becomes the source's.
+
+        Where the image's name, its licence or its `url` has no UTF-8 form, no row is kept: they are refused as `bad_url`
+        or `bad_text`, and what cannot be written is written with escapes.
+        """
+        for reason, text in (
+            ("bad_url" if "://" in image else "bad_text", image),
+            ("bad_url", url),
+            ("bad_text", licence),
+        ):
+            if not has_utf8(text):
+                self._refuse_all(RowError(reason, f"{_EXPECTED_UTF8}: {text[:200]!a}"))
+        image, url, licence = _escaped(image), _escaped(url), _escaped(licence)
         sample = Sample(
             key=key,
             source=self._source.name,
@@ -61,6 +75,12 @@ class Gathering:
             texts=tuple(self._texts),
         )
         return Candidate(sample, image, tuple(self._rows), tuple(self._refused))
+
+    def _refuse_all(self, bad: RowError) -> None:
+        """Nothing of what was added is kept."""
+        for row in self._rows:
+            self.refuse(row, bad)
+        self._rows, self._texts = [], []
 
     def _add(self, rows: tuple[str, ...], text: str, phrases: tuple[Phrase, ...]) -> None:
         for phrase in phrases:
@@ -78,10 +98,22 @@ def check_text(text: object) -> str:
     """`text` when there is one. Raises `RowError` as `empty_text`, or as `bad_text` when it has no UTF-8 form."""
     if not isinstance(text, str) or not text.strip():
         raise RowError("empty_text", f"expected a text, found {text!r:.200}")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            detail = f"expected a text with a UTF-8 form, found lone surrogates: {text[:80]!a}"
-            raise RowError("bad_text", detail) from error
+    if not has_utf8(text):
+        raise RowError("bad_text", f"{_EXPECTED_UTF8}: {text[:80]!a}")
     return text
+
+
+def has_utf8(text: str) -> bool:
+    """Whether `text` can be written; JSON may hold half a character, as "\\ud800", which cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(text: str) -> str:
+    """`text`, what has no UTF-8 form in it as `\\ud800`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.annotations.boxes import RowError
-from pipeline.annotations.gathering import Gathering
+from pipeline.annotations.gathering import Gathering, has_utf8
 from pipeline.annotations.ids import ids_of_url
 from pipeline.manifest import Source
 from pipeline.rows import Candidate, url_hash
@@ -49,10 +49,10 @@ def link_ids(links: Links) -> Iterator[tuple[str, ...]]:
 
 
 def check_url(url: str) -> None:
-    """Raises `RowError` as `bad_url` for what is no http or https address."""
+    """Raises `RowError` as `bad_url` for what is no http or https address, or has no UTF-8 form."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and url.split() == [url]
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and url.split() == [url] and has_utf8(url)
     except ValueError:
         good = False
     if not good:

@@ -17,6 +17,7 @@ In CSV, `boxes` and `phrases` are JSON. Other columns are ignored.
 """  # noqa: E501 (a table)
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from bitgen.record import Box, Phrase
 from pipeline.annotations.boxes import RowError, fraction_box
 from pipeline.annotations.fields import Row
-from pipeline.annotations.gathering import Gathering, check_text
+from pipeline.annotations.gathering import Gathering, check_text, has_utf8
 from pipeline.annotations.ids import coco_id_of_name, ids_of_url
 from pipeline.annotations.links import check_url
 from pipeline.annotations.places import Places, Run
@@ -106,8 +107,7 @@ def _fetch(files: Sequence[TableFile], names: Sequence[str], images: Sequence[li
 
 def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tuple[str, Row]]) -> Candidate:
     gathering = Gathering(source)
-    is_url = "://" in image
-    first = rows[0][1]
+    roots, first = [folder / root for root in source.images], rows[0][1]
     width = height = 0
     try:
         ids, urls = _known_as(image, rows)
@@ -120,7 +120,7 @@ def _candidate(source: Source, folder: Path, key: str, image: str, rows: list[tu
             boxes = _list(row, "boxes", "bad_box")
             if boxes and not width:
                 sized = (row for _, row in rows if _is_given(row, "width") and _is_given(row, "height"))
-                width, height = _size(next(sized, first), None if is_url else _find(folder, source, image))
+                width, height = _size(next(sized, first), roots, image)
             gathering.add(label, row.get("caption"), _phrases(row, boxes, width, height))
         except RowError as bad:
             gathering.refuse(label, bad)
@@ -185,24 +185,26 @@ def _list(row: Row, column: str, reason: str) -> list[Any]:
     return found
 
 
-def _size(row: Row, path: Path | None) -> tuple[int, int]:
+def _size(row: Row, roots: Sequence[Path], image: str) -> tuple[int, int]:
     """Width and height in pixels, as the row says, else as the image file's header does. Raises `RowError`."""
     if _is_given(row, "width") and _is_given(row, "height"):
         return _whole(row, "width"), _whole(row, "height")
-    if path is None:
+    if "://" in image:
         raise RowError("no_size", "expected width and height beside the boxes of a url, found none")
+    path = _find(roots, image)
     try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError as error:
-        raise RowError("no_image", f"expected an image under the source's image roots, found none: {path}") from error
+        with Image.open(path) as opened:
+            return opened.size
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise RowError("decode_error", f"expected an image, found {error}") from error
 
 
-def _find(folder: Path, source: Source, image: str) -> Path:
-    paths = [folder / root / image for root in source.images]
-    return next((path for path in paths if path.is_file()), paths[0])
+def _find(roots: Sequence[Path], image: str) -> Path:
+    """The image's file. Raises `RowError` as `no_image`, also of a name that no file system has."""
+    for path in (root / image for root in roots):
+        if os.path.isfile(path):  # Path's own raises for a name of more than 255 bytes
+            return path
+    raise RowError("no_image", f"expected an image under the source's image roots, found none: {image[:200]!a}")
 
 
 def _is_given(row: Row, column: str) -> bool:
@@ -230,6 +232,8 @@ def _text(row: Row, column: str) -> str:
 
 
 def _check_path(path: str) -> None:
+    if not has_utf8(path):
+        raise RowError("bad_text", f"expected a path with a UTF-8 form, found lone surrogates: {path[:200]!a}")
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path or "\0" in path:
         raise RowError("bad_path", f"expected a path within the image roots, or a url, found {path[:200]!r}")

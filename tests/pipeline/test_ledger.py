@@ -55,3 +55,8 @@ def test_the_summary_has_a_line_a_dataset_and_the_commonest_outcome_first() -> N
         ["coarse/a", "10", "2"],
         ["eval/b", "3", "0"],
     ]
+
+
+def test_half_a_character_is_written_with_an_escape(tmp_path: Path) -> None:
+    write_ledger(tmp_path / LEDGER, [Line("mine", "a#1", None, "bad_text", "found é\ud800")])
+    assert list(read_ledger(tmp_path)) == [Line("mine", "a#1", None, "bad_text", "found é\\ud800")]

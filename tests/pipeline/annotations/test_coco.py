@@ -210,3 +210,20 @@ def test_a_licence_is_that_of_the_images_own_file(tmp_path: Path) -> None:
     worlds.write_json(tmp_path / "more.json", document)
     found = [candidate.sample.licence for candidate in read_coco(source, tmp_path)]
     assert found == ["http://creativecommons.org/licenses/by/2.0/", "http://other/", found[0]]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file_name", "bad_text"), ("coco_url", "bad_url")])
+def test_an_image_whose_name_or_url_has_no_utf8_form_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    row = {"id": 1, "image_id": 9, "caption": "a dog"}
+    with_captions(tmp_path, [image() | {name: "\ud800.jpg"}], [row])
+    (only,) = read_coco(worlds.source("coco", ["annotations/captions_train2017.json"], ["train2017"]), tmp_path)
+    assert [(each.row, each.reason) for each in only.refused] == [("captions_train2017.json#1", reason)]
+    assert b"\\ud800.jpg" in f"{only.image} {only.sample.url}".encode()
+
+
+def test_an_image_whose_licence_has_no_utf8_form_is_refused(tmp_path: Path) -> None:
+    path = with_captions(tmp_path, [image() | {"license": 1}], [{"id": 1, "image_id": 9, "caption": "a dog"}])
+    worlds.write_json(path, json.loads(path.read_text()) | {"licenses": [{"id": 1, "url": "\ud800"}]})
+    (only,) = read_coco(worlds.source("coco", ["annotations/captions_train2017.json"], ["train2017"]), tmp_path)
+    assert ([each.reason for each in only.refused], only.rows) == (["bad_text"], ())
+    assert only.sample.licence == "\\ud800"

@@ -99,3 +99,10 @@ def test_an_sbu_row_without_a_url_is_refused(tmp_path: Path) -> None:
     worlds.write_json(tmp_path / "sbu.json", {"image_urls": [None, 7], "captions": ["a", "b"]})
     (only,) = read_sbu(worlds.source("sbu", ["sbu.json"], ["crawl"]), tmp_path)
     assert [(r.row, r.reason) for r in only.refused] == [("sbu.json#0", "bad_url"), ("sbu.json#1", "bad_url")]
+
+
+def test_a_url_without_a_utf8_form_is_refused(tmp_path: Path) -> None:
+    worlds.write_json(tmp_path / "sbu.json", {"image_urls": ["http://a/\ud800.jpg"] * 2, "captions": ["a", "b"]})
+    (only,) = read_sbu(worlds.source("sbu", ["sbu.json"], ["crawl"]), tmp_path)
+    assert [each.reason for each in only.refused] == ["bad_url", "bad_url"]
+    assert (only.image, only.sample.url) == ("http://a/\\ud800.jpg", "http://a/\\ud800.jpg")

@@ -184,3 +184,24 @@ def test_rows_of_an_image_may_be_in_two_files(tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("path,caption\nb.jpg,two\na.jpg,three\n")
     found = [c.rows for c in read_table(worlds.source("table", ["one.jsonl", "two.csv"], ["."]), tmp_path)]
     assert found == [("one.jsonl#1", "two.csv#2"), ("two.csv#1",)]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"path": "\ud800.jpg", "caption": "a dog"}, "bad_text"),
+        ({"path": "\ud800.jpg", "caption": "a dog", "boxes": [worlds.DOG]}, "bad_text"),
+        ({"path": "dog.jpg", "caption": "a dog", "licence": "\ud800"}, "bad_text"),
+        ({"path": "dog.jpg", "caption": "a dog", "url": "http://a/\ud800.jpg"}, "bad_url"),
+        ({"url": "http://a/\ud800.jpg", "caption": "a dog"}, "bad_url"),
+    ],
+)
+def test_what_has_no_utf8_form_is_refused_and_can_be_written(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    (only,) = read_rows(tmp_path, row)
+    assert ([each.reason for each in only.refused], only.rows, only.sample.texts) == ([reason], (), ())
+    assert b"\\ud800" in f"{only.image} {only.sample.url} {only.sample.licence}".encode()
+
+
+def test_a_name_that_no_file_system_has_is_no_image(tmp_path: Path) -> None:
+    row = {"path": "a" * 300 + ".jpg", "caption": "a dog", "boxes": [worlds.DOG]}
+    assert reasons(read_rows(tmp_path, row)) == ["no_image"]

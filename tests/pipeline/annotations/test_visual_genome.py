@@ -192,3 +192,12 @@ def test_sentences_are_those_of_first_fit(block: int, words: list[tuple[str, lis
 def test_an_id_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="expected coco_id of type int, found 'abc': image 2"):
         read_changed(tmp_path, lambda rows: rows[0].update(coco_id="abc"), "image_data.json")
+
+
+def test_an_image_whose_url_has_no_utf8_form_is_refused(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["url"] = "http://a/\ud800.jpg"
+
+    first = read_changed(tmp_path, change, "image_data.json")[0]
+    assert ({each.reason for each in first.refused}, first.rows) == ({"bad_url"}, ())
+    assert first.sample.url == "http://a/\\ud800.jpg"
