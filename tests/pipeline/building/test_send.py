@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
@@ -92,7 +92,7 @@ def test_a_stopped_transfer_goes_on_with_what_is_left(
     world.add("train", {i: paint(i) for i in range(1, 8)})
     put, sent = type(bucket).put_file, []
 
-    def counting(self: object, path: str, target: str, **options: object) -> None:
+    def counting(self: Any, path: str, target: str, **options: Any) -> None:
         if len(sent) == 3:
             raise OSError("connection lost")
         sent.append(target.rsplit("/", 1)[-1])
