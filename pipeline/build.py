@@ -13,7 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from pipeline.building.finished import (
     seen_before,
     sweep,
 )
-from pipeline.building.send import SendError, forget, send, sent_to
+from pipeline.building.send import SendError, check_output, forget, is_there, send, sent_to
 from pipeline.building.workers import Engine, LocalWorkers, RayWorkers, workers_of
 from pipeline.building.write import shard_tasks, write_shard
 from pipeline.crawl import CrawlError
@@ -114,10 +114,9 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     if options.engine == "ray":
         data = data.absolute()  # its workers have working directories of their own
     if options.check == "header":
-        log.warning(
-            "only headers are read: damage stays unseen, and no image is compared with evaluation images by look"
-        )
+        log.warning("only headers are read: damage stays unseen, and no image is compared by its look")
     raw, shards = data / "raw", data / "shards"
+    options = replace(options, output=check_output(options.output, shards))
     manifests = list({manifest.path.resolve(): manifest for manifest in manifests}.values())
     _check_distinct(manifests)
     with locked(shards), workers_of(options.engine, options.workers) as workers:
@@ -188,7 +187,7 @@ def _build_source(
     check_files(source, others.manifests, raw)
     locate = locate_for(source, raw)
     inputs = _inputs(source, raw, others, options)
-    if dataset := _finished(folder, inputs, locate):
+    if dataset := _finished(folder, inputs, locate, options.output):
         sweep(folder, dataset)
         return _sent(Built(folder, dataset, is_new=False), options.output)
     forget(folder)
@@ -288,10 +287,12 @@ def _inputs(source: Source, raw: Path, others: Others, options: Options) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
 
 
-def _finished(folder: Path, inputs: str, locate: Locate) -> dict[str, Any] | None:
+def _finished(folder: Path, inputs: str, locate: Locate, output: str) -> dict[str, Any] | None:
     """`dataset.json` of a dataset that another build would make again; None where there is something to do."""
     try:
-        dataset = read_json(folder / DATASET) if sent_to(folder) else dict(ShardIndex.open(folder).dataset)
+        if (place := sent_to(folder)) and place == output and not is_there(folder, output):
+            return None
+        dataset = read_json(folder / DATASET) if place else dict(ShardIndex.open(folder).dataset)
     except ShardError:
         return None
     whole = all((folder / name).is_file() for name in (IMAGES, STAMPS, LEDGER))
