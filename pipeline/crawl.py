@@ -1,26 +1,31 @@
 """URL lists become image files, through img2dataset; what became of every URL is kept.
 
 A crawl asks for every URL that is not settled, in a round of its own; stopped at any moment, what it had is settled and
-the next crawl asks for the rest. `pipeline/crawling/crawled.py` says what lies where, and finds it; `pipeline/crawling/worker.py`
-is what runs in the workers; `pipeline/crawling/distributors.py` where they run.
+the next crawl asks for the rest. What was left alone because its host rests is asked for in a further round.
+`pipeline/crawling/crawled.py` says what lies where, and finds it; `pipeline/crawling/worker.py` is what runs in the
+workers; `pipeline/crawling/distributors.py` where they run.
 """
 
 import contextlib
 import itertools
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bitgen.disk import room_for
 from bitgen.progress import progress
 from pipeline.crawling.crawled import (
     KEPT,
+    LEFT_ALONE,
     NOT_CRAWLED,
     SHARD_DIGITS,
     Crawled,
@@ -98,6 +103,9 @@ def crawl(
 ) -> Counter[str]:
     """Bring every URL to an outcome; returns how many ended in which, `kept` among them.
 
+    Where hosts rest, it waits for the last of them and asks again for what was left alone, for as long as that brings
+    images; what is `left_alone` then, the next call asks for.
+
     Args:
         urls: each is asked for once, however often it stands there. Settled ones are not asked for again. What is no
             text (lone surrogates) is passed over.
@@ -115,8 +123,10 @@ def crawl(
         shards = _listed(_open_ones(urls, Crawled(folder), wanted, retry_failed), round_, settings.per_shard)
         hashes = np.fromiter(wanted, np.int64, len(wanted))
         wanted.clear()  # 80 bytes a URL, through all of the crawl
-        if shards:
-            _work(round_, shards, settings)
+        while shards and _work(round_, shards, settings) and (left := list(_left_alone(round_))):
+            _wait_for_hosts(left)
+            round_ = next_round(folder).absolute()
+            shards = _listed((url for url, _ in left), round_, settings.per_shard)
         outcomes = Crawled(folder).outcomes(hashes)
     if outcomes[NOT_CRAWLED]:
         raise CrawlError(
@@ -134,7 +144,7 @@ def _open_ones(urls: Iterable[str], crawled: Crawled, wanted: set[int], retry_fa
         wanted.add(hashed)
         outcome = crawled.outcome(hashed)
         has_failed = outcome not in (KEPT, *FINAL) or (retry_failed and crawled.has_lost(hashed))
-        if outcome == NOT_CRAWLED or (retry_failed and has_failed):
+        if outcome in (NOT_CRAWLED, LEFT_ALONE) or (retry_failed and has_failed):
             yield url
 
 
@@ -151,8 +161,24 @@ def _listed(urls: Iterator[str], round_: Path, per_shard: int) -> list[Shard]:
     return shards
 
 
-def _work(round_: Path, shards: Sequence[Shard], settings: CrawlSettings) -> None:
-    """Bring every URL of a round's shards to an outcome. Raises `CrawlError`, `OSError`."""
+def _left_alone(round_: Path) -> Iterator[tuple[str, datetime]]:
+    """The URLs of a round whose hosts rest, and until when."""
+    for path in sorted(round_.glob("*.parquet")):
+        is_left = pc.field("outcome") == LEFT_ALONE
+        table = pq.read_table(path, columns=["url", "error_message"], filters=is_left)
+        for url, error in zip(table["url"].to_pylist(), table["error_message"].to_pylist(), strict=True):
+            yield url, datetime.fromisoformat(error.split()[2])  # left_alone: until TIME for HOST
+
+
+def _wait_for_hosts(left: Sequence[tuple[str, datetime]]) -> None:
+    until = max(until for _, until in left)
+    wait_s = max(0.0, (until - datetime.now(UTC)).total_seconds()) + 1.0  # the end is stated in whole seconds
+    log.info("%s urls wait for hosts that rest: asked again in %.0f s, at %s", f"{len(left):,}", wait_s, until)
+    time.sleep(wait_s)
+
+
+def _work(round_: Path, shards: Sequence[Shard], settings: CrawlSettings) -> int:
+    """Bring every URL of a round's shards to an outcome; returns how many are kept. Raises `CrawlError`, `OSError`."""
     manners, last = settings.manners, pa.ipc.open_file(shards[-1][1]).read_all()
     total = (len(shards) - 1) * settings.per_shard + len(last)
     log.info("asking for %s urls as %r", f"{total:,}", manners.user_agent)
@@ -168,3 +194,4 @@ def _work(round_: Path, shards: Sequence[Shard], settings: CrawlSettings) -> Non
             counter.set_postfix_str(f"{kept:,} kept")
             counter.update(len(outcomes))
     log.info("%s urls are settled, %s images kept: %s", f"{asked:,}", f"{kept:,}", round_)
+    return kept

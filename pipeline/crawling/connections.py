@@ -22,13 +22,14 @@ _IDLE_S = 15.0  # servers hang up after 5 s (Apache) to 75 s (nginx); one that d
 _MOST_IDLE = 64
 _NAMES_KNOWN_S = 60.0
 _MOST_NAMES = 10_000
+_LONGEST_TEXT = 200
 
 
 class RefusedError(Exception):
     """An address that gives no image; its text is `outcome: detail`, and so travels through img2dataset's report."""
 
     def __init__(self, outcome: str, detail: str, wait_s: float = 0.0) -> None:
-        super().__init__(f"{outcome}: {detail}")
+        super().__init__(f"{outcome}: {detail}"[:_LONGEST_TEXT])
         self.outcome = outcome
         self.wait_s = wait_s
         """How long the server asks not to be asked again."""

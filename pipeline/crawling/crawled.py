@@ -29,6 +29,8 @@ from pipeline.rows import url_hash
 
 KEPT = "kept"
 NOT_CRAWLED = "not_crawled"
+LEFT_ALONE = "left_alone"
+"""Of a URL that was not asked for, because its host rests; it is still open."""
 SHARD_DIGITS = 5
 """Of a shard's number, at the beginning of its files' names and of its images'."""
 _SCHEMA = pa.schema(

@@ -11,11 +11,8 @@ import http.client
 import re
 import socket
 import ssl
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -24,6 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from pipeline.crawling.connections import Asked, Clock, Connections, Place, RefusedError
 from pipeline.crawling.manners import TDM_RESERVATION, Manners
+from pipeline.crawling.turns import LONGEST_REST_S, PATIENCE_S, Turns
 
 AGENT = "bitgen"
 """The name under which `X-Robots-Tag: bitgen: noai` speaks to this crawler alone."""
@@ -35,8 +33,8 @@ _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9._:-]+")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
-_MOST_SILENCES = 10
-_DOWN_S = 600.0
+_ASKS_FOR_REST = (429, 503)
+"""With these a `Retry-After` speaks of the host; with others (404, 301) of one page."""
 _DRAINED_BYTES = 1 << 16  # of an answer that is no image: read to its end, so that its connection can be used again
 _SAFE = "%/:=&?~+!$,;'@()*[]"
 """What stays as it is in a path or query; all else is percent-encoded."""
@@ -66,7 +64,7 @@ class PoliteOpener(urllib.request.OpenerDirector):
         super().__init__()
         self._manners = manners
         self._connections = Connections(manners.private)
-        self._turns = _Turns(manners.per_host)
+        self._turns = Turns(manners.per_host)
         self._headers = {"User-Agent": manners.user_agent, "Accept": "image/*,*/*;q=0.5", "Connection": "keep-alive"}
         self.stopped = ""
         """Why nobody is asked any more; empty: it works."""
@@ -74,6 +72,7 @@ class PoliteOpener(urllib.request.OpenerDirector):
     def stop(self, why: str) -> None:
         """Ask nobody any more: every further `open` is refused as `stopped`."""
         self.stopped = why
+        self._turns.stop()
 
     def open(self, fullurl: str | urllib.request.Request, data: Any = None, timeout: float | None = None) -> Answer:
         """The whole answer of a URL. Raises `RefusedError`. `data` and `timeout` are not used."""
@@ -85,11 +84,14 @@ class PoliteOpener(urllib.request.OpenerDirector):
                 return self._once(url, clock)
             except RefusedError as refused:
                 may_pass = refused.outcome in _TRY_AGAIN or refused.outcome.startswith("http_5")
+                if not may_pass or attempt == manners.retries or refused.wait_s > PATIENCE_S:
+                    raise
+                clock.deadline += refused.wait_s  # the rest is the host's wish, and not the image's time
                 wait_s = max(refused.wait_s, manners.back_off_s * 2**attempt)
-                if not may_pass or attempt == manners.retries or time.monotonic() + wait_s > clock.deadline:
+                if time.monotonic() + wait_s > clock.deadline:
                     raise
             attempt += 1
-            time.sleep(wait_s)
+            self._turns.wait(wait_s)
 
     def _once(self, url: str, clock: Clock) -> Answer:
         """One try, through all redirects."""
@@ -101,17 +103,17 @@ class PoliteOpener(urllib.request.OpenerDirector):
                 with self._turns.of(place.host, clock):
                     try:
                         asked = self._connections.ask(place, target, self._headers, clock)
-                    except OSError as error:
-                        self._turns.fell_silent(place.host, _named(error).outcome)
+                    except OSError:
+                        self._turns.fell_silent(place.host)
                         raise
                     self._turns.answered(place.host)
                     try:
                         status, headers = asked.response.status, asked.response.headers
                         if status in (200, 203):
                             return Answer(headers, self._body(asked))
-                        wait_s = _retry_after_s(headers)
+                        wait_s = _retry_after_s(headers) if status in _ASKS_FOR_REST else 0.0
                         if wait_s:
-                            self._turns.rest(place.host, wait_s, f"http_{status}")
+                            self._turns.rest(place.host, wait_s)
                         _drain(asked.response)
                     finally:
                         self._connections.give_back(asked)
@@ -139,63 +141,6 @@ class PoliteOpener(urllib.request.OpenerDirector):
         if not body:
             raise RefusedError("no_bytes", f"status {response.status}")
         return body
-
-
-class _Turns:
-    """At most so many requests to a host at a time, and none while it rests; safe for threads."""
-
-    def __init__(self, per_host: int) -> None:
-        self._per_host = per_host
-        self._slots: dict[str, tuple[threading.BoundedSemaphore, int]] = {}  # and how many hold it or wait for it
-        self._rests: dict[str, tuple[float, str]] = {}  # until when, and the outcome meanwhile
-        self._silences: dict[str, int] = {}  # tries in a row that brought no answer at all
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def of(self, host: str, clock: Clock) -> Iterator[None]:
-        """A turn at a host. Raises `RefusedError` where it would come too late."""
-        with self._lock:
-            slot, users = self._slots.get(host) or (threading.BoundedSemaphore(self._per_host), 0)
-            self._slots[host] = (slot, users + 1)
-        try:
-            began = time.monotonic()
-            with slot:
-                clock.deadline += time.monotonic() - began  # the queue is ours, not the server's
-                self._wait_out_rest(host, clock)
-                yield
-        finally:
-            with self._lock:
-                users = self._slots[host][1] - 1
-                if users:
-                    self._slots[host] = (slot, users)
-                else:
-                    del self._slots[host]
-
-    def rest(self, host: str, wait_s: float, outcome: str) -> None:
-        """The host is left alone for so long."""
-        with self._lock:
-            self._rests[host] = (time.monotonic() + wait_s, outcome)
-
-    def fell_silent(self, host: str, outcome: str) -> None:
-        """A try brought no answer. After several in a row the host is left alone for a while, with the same outcome:
-        lists name some dead hosts a thousand times, and each try keeps a thread waiting."""
-        with self._lock:
-            self._silences[host] = silences = self._silences.get(host, 0) + 1
-        if silences >= _MOST_SILENCES:
-            self.rest(host, _DOWN_S, outcome)
-
-    def answered(self, host: str) -> None:
-        """A try brought an answer, whatever it says."""
-        self._silences.pop(host, None)
-
-    def _wait_out_rest(self, host: str, clock: Clock) -> None:
-        until, outcome = self._rests.get(host, (0.0, ""))
-        now = time.monotonic()
-        if until <= now:
-            return
-        if until > clock.deadline:
-            raise RefusedError(outcome, f"{host} is left alone for {until - now:.0f} s more", until - now)
-        time.sleep(until - now)
 
 
 def opted_out(headers: Message, opt_outs: tuple[str, ...]) -> str | None:
@@ -258,13 +203,13 @@ def _named(error: BaseException) -> RefusedError:
 
 
 def _retry_after_s(headers: Message) -> float:
-    """Seconds, from a number or a date; 0 where there is neither."""
+    """Seconds, from a number or a date, an hour at most; 0 where there is neither."""
     stated = headers.get("Retry-After", "").strip()
     if stated.isdecimal():
-        return float(stated)
+        return min(float(stated), LONGEST_REST_S)
     try:
         when = parsedate_to_datetime(stated)
     except ValueError:
         return 0.0
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), LONGEST_REST_S)

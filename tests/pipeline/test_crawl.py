@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 from pipeline.crawl import Crawled, CrawlError, CrawlSettings, crawl, settings_for
 from pipeline.crawling.manners import Crawling, Manners
 from pipeline.manifest import Source
-from tests.servers import Page, Redirect, Server, Slow, Status, serve
+from tests.servers import Drop, Page, Redirect, Server, Slow, Status, serve
 from tests.worlds import write_photo
 
 FAULTS = {
@@ -128,6 +129,59 @@ def test_failed_and_lost_urls_can_be_tried_again_alone(asked_again: set[str]) ->
 @pytest.mark.parametrize(("path", "page"), [("/busy.jpg", "/a.jpg"), ("/c.webp", "/c.webp")])
 def test_the_last_try_counts(crawled: Crawl, path: str, page: str) -> None:
     assert Path(crawled.find(path)).read_bytes() == crawled.server.pages[page].body
+
+
+def crawl_in_turn(server: Server, folder: Path, paths: list[str]) -> Counter[str]:
+    """All paths, one after the other."""
+    manners = Manners(private=(f"127.0.0.1:{server.port}",), back_off_s=0.0)
+    urls = [server.url(path) for path in paths]
+    return crawl(urls, folder, CrawlSettings(manners, processes=1, threads=1))
+
+
+PATHS = [f"/{number}.jpg" for number in range(16)]
+
+
+@pytest.fixture
+def sixteen(server: Server, tmp_path: Path) -> Server:
+    """A server of sixteen images."""
+    photo = Page(write_photo(tmp_path / "made/a.jpg", 1))
+    server.pages |= dict.fromkeys(PATHS, photo)
+    return server
+
+
+def test_a_host_that_wants_one_rest_loses_no_image(sixteen: Server, tmp_path: Path) -> None:
+    sixteen.faults["/3.jpg"] = [Status(429, {"Retry-After": "1"})]
+    assert crawl_in_turn(sixteen, tmp_path / "crawl", PATHS) == Counter(kept=16)
+
+
+def test_a_host_that_is_silent_for_a_moment_loses_no_image(sixteen: Server, tmp_path: Path) -> None:
+    sixteen.faults |= {path: [Drop(), Drop()] for path in PATHS[1:]}
+    assert crawl_in_turn(sixteen, tmp_path / "crawl", PATHS) == Counter(kept=16)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long this process would have slept, in s; it does not."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+def test_what_a_long_rest_leaves_alone_is_asked_for_after_it(
+    sixteen: Server, tmp_path: Path, waits: list[float]
+) -> None:
+    sixteen.faults["/3.jpg"] = [Status(429, {"Retry-After": "1800"})]
+    assert crawl_in_turn(sixteen, tmp_path / "crawl", PATHS) == Counter(kept=15, http_429=1)
+    assert waits == [pytest.approx(1800, abs=30)]
+
+
+def test_a_host_that_gives_nothing_is_left_to_the_next_crawl(
+    sixteen: Server, tmp_path: Path, waits: list[float]
+) -> None:
+    sixteen.faults["/0.jpg"] = [Status(503, {"Retry-After": "3600"})]
+    first = crawl_in_turn(sixteen, tmp_path / "crawl", PATHS)
+    assert (first, waits) == (Counter(http_503=1, left_alone=15), [])
+    assert crawl_in_turn(sixteen, tmp_path / "crawl", PATHS) == Counter(http_503=1, kept=15)
 
 
 def test_a_string_that_is_no_text_is_passed_over(tmp_path: Path) -> None:

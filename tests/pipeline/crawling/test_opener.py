@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
@@ -209,23 +210,65 @@ def test_a_host_that_wants_a_long_rest_is_not_asked_again_for_this_image(server:
     assert (refusal(server, "/a.jpg"), len(server.requests)) == ("http_429", 1)
 
 
-def test_a_host_that_wants_a_rest_gets_it_from_all(server: Server) -> None:
+def test_a_host_that_wants_a_long_rest_gets_it_from_all(server: Server) -> None:
     server.faults["/a.jpg"] = [Status(503, {"Retry-After": "3600"})]
     server.pages["/b.jpg"] = Page(b"image")
     asking = opener(server)
-    for path in ("/a.jpg", "/b.jpg"):
-        with pytest.raises(RefusedError, match="http_503"):
-            asking.open(server.url(path))
+    assert [outcome(asking, server.url(path)) for path in ("/a.jpg", "/b.jpg")] == ["http_503", "left_alone"]
     assert [path for path, _ in server.requests] == ["/a.jpg"]
+
+
+def test_no_rest_is_longer_than_an_hour(server: Server) -> None:
+    server.faults["/a.jpg"] = [Status(429, {"Retry-After": "9" * 400})]
+    asking = opener(server)
+    outcome(asking, server.url("/a.jpg"))
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
+    with pytest.raises(RefusedError, match=r"^left_alone: until \S+ for 127.0.0.1$") as caught:
+        asking.open(server.url("/b.jpg"))
+    assert abs(datetime.fromisoformat(str(caught.value).split()[2]) - in_an_hour) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("status", [404, 403, 301, 500])
+def test_a_rest_for_one_page_is_none_for_its_host(server: Server, status: int) -> None:
+    server.faults["/a.jpg"] = [Status(status, {"Retry-After": "3600"})] * 3
+    server.pages["/b.jpg"] = Page(b"image")
+    asking = opener(server)
+    outcome(asking, server.url("/a.jpg"))
+    assert asking.open(server.url("/b.jpg")).read() == b"image"
+
+
+def test_a_rest_takes_nothing_of_an_images_time(server: Server) -> None:
+    server.pages |= {"/a.jpg": Page(b"image"), "/b.jpg": Page(b"other")}
+    server.faults["/a.jpg"] = [Status(429, {"Retry-After": "1"})]
+    asking = opener(server, deadline_s=0.9)
+    assert [asking.open(server.url(path)).read() for path in ("/a.jpg", "/b.jpg")] == [b"image", b"other"]
 
 
 def test_a_host_that_never_answers_is_left_alone_for_a_while() -> None:
     with serve() as gone:
         address = gone.url("/a.jpg")
     asking = PoliteOpener(Manners(retries=0, private=(f"127.0.0.1:{gone.port}",)))
-    assert [outcome(asking, address) for _ in range(10)] == ["connection_error"] * 10
-    with pytest.raises(RefusedError, match=r"^connection_error: 127.0.0.1 is left alone for 600 s more"):
-        asking.open(address)
+    assert [outcome(asking, address) for _ in range(11)] == ["connection_error"] * 10 + ["left_alone"]
+
+
+def test_a_host_that_has_answered_is_asked_however_long_it_is_silent(server: Server) -> None:
+    server.faults["/a.jpg"] = [Status(404)] + [Drop()] * 25
+    server.pages["/a.jpg"] = Page(b"image")
+    asking = opener(server, retries=0)
+    assert [outcome(asking, server.url("/a.jpg")) for _ in range(26)] == ["http_404", *["connection_error"] * 25]
+    assert asking.open(server.url("/a.jpg")).read() == b"image"
+
+
+def test_an_opener_that_is_stopped_waits_for_nobody(server: Server) -> None:
+    server.faults["/a.jpg"] = [Status(429, {"Retry-After": "600"})]
+    asking = opener(server)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(asking.open, server.url("/a.jpg"))
+        with server.changed:
+            assert server.changed.wait_for(lambda: server.requests, 10)
+        asking.stop("the disk is full")
+        with pytest.raises(RefusedError, match="stopped: the disk is full"):
+            waiting.result(10)
 
 
 def test_a_host_that_answers_now_and_then_is_not_left_alone(server: Server) -> None:
