@@ -15,18 +15,18 @@ from pathlib import Path
 from bitgen.progress import BesideBars, say
 from cli.arguments import check_sources, parse, positive
 from pipeline.crawl import CrawlError, crawl, settings_for
-from pipeline.distributors import DISTRIBUTORS
-from pipeline.download import PARALLEL, PER_HOST, DownloadError, download
+from pipeline.crawling.distributors import DISTRIBUTORS
+from pipeline.downloading.download import PARALLEL, PER_HOST, DownloadError, download
+from pipeline.downloading.room import RoomError, rooms
+from pipeline.downloading.trust import TrustError
+from pipeline.downloading.wanted import Wanted, contents, is_named, needs, wanted_files
 from pipeline.files import BusyError
 from pipeline.holdout import SHIPPED, missing_files
 from pipeline.locate import is_url
 from pipeline.manifest import Manifest, ManifestError, Source, read_manifest
 from pipeline.nearest import hint
 from pipeline.reading import read
-from pipeline.room import RoomError, rooms
 from pipeline.rows import AnnotationError
-from pipeline.trust import TrustError
-from pipeline.wanted import Wanted, contents, is_named, needs, wanted_files
 
 _SHOWN = 20
 """So many files, and each is named when it is there."""

@@ -1,6 +1,7 @@
 """Safe unpacking of zip, tar and tar.gz: regular files and folders only, within one folder, up to a size and a number."""
 
 import contextlib
+import gzip
 import lzma
 import os
 import re
@@ -11,7 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from tarfile import ReadError, TarFile
+from typing import IO, Self
 
 from bitgen.disk import room_for
 from bitgen.progress import Task
@@ -26,9 +28,20 @@ MEMBERS_CEILING = 2_000_000
 _CHUNK_BYTES = 1 << 20
 _TOP_NAMES = 1000
 """So many names at the top of an archive are noted, to be looked for later."""
+_BAD_HEADERS = tuple(getattr(tarfile, f"{kind}HeaderError") for kind in ("Invalid", "Truncated", "Empty"))
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_EXTENDED_CEILING = 1 << 20
+"""Bytes of one header of names and remarks, which tarfile reads into memory whole."""
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
+    gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
@@ -99,7 +112,7 @@ def _members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[by
 
 def _is_zip(archive: Path) -> bool:
     with archive.open("rb") as file:
-        return file.read(2) == b"PK"  # zipfile.is_zipfile also says yes to a tar whose last member is a zip
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # zipfile.is_zipfile also takes a tar that ends in a zip
 
 
 def _zip_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
@@ -121,7 +134,7 @@ def _zip_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, I
 
 def _tar_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     size_bytes = 0
-    with tarfile.open(archive, "r|*") as opened:
+    with _opened_tar(archive) as (opened, plain):
         for count, info in enumerate(opened, 1):
             opened.members.clear()  # type: ignore[attr-defined] (it would hold all that has passed)
             _check_count(count, archive)
@@ -135,6 +148,42 @@ def _tar_members(archive: Path, ceiling: int) -> Iterator[tuple[PurePosixPath, I
             content = opened.extractfile(info) if info.isreg() else None
             if content is not None:
                 yield path, content
+        while plain is not None and (rest := plain.read(_CHUNK_BYTES)):  # to the checksum, which comes last
+            size_bytes += len(rest)
+            _check_size(size_bytes, ceiling, archive)
+
+
+@contextlib.contextmanager
+def _opened_tar(archive: Path) -> Iterator[tuple[TarFile, IO[bytes] | None]]:
+    """A tar to be read from its start to its end; of a tar.gz also its bytes, whose checksum tarfile never looks at."""
+    with archive.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            with tarfile.open(archive, "r|*", tarinfo=_StrictHeader) as opened:
+                yield opened, None
+            return
+        file.seek(0)
+        with gzip.open(file) as plain, tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictHeader) as opened:
+            yield opened, plain  # type: ignore[misc] (a GzipFile reads as an IO[bytes] does)
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A member's header: one that is damaged, cut or missing is an error, where tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> Self:
+        """The next header. Raises `EOFHeaderError`, which is no damage, at the end that a whole tar has."""
+        try:
+            return super().fromtarfile(tarfile)
+        except _BAD_HEADERS as error:
+            raise ReadError(f"{error}, at byte {tarfile.offset:,}") from error
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block of 512 bytes."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _EXTENDED and found.size > _EXTENDED_CEILING:
+            raise ReadError(f"an extended header of {found.size:,} bytes")
+        return found
 
 
 def _check_size(size_bytes: int, ceiling: int, archive: Path) -> None:

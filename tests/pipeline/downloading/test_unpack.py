@@ -1,6 +1,7 @@
 """An archive becomes files: all of them, within its folder, or none."""
 
 import errno
+import gzip
 import io
 import os
 import stat
@@ -34,6 +35,27 @@ def tar_of(path: Path, name: str, kind: bytes = tarfile.REGTYPE, content: bytes 
     with tarfile.open(path, "w:gz") as archive:
         archive.addfile(info, io.BytesIO(content))
     return path
+
+
+def two_members(tmp_path: Path) -> bytes:
+    """A plain tar: header at 0, 700 bytes of `x` at 512, header of `y` at 1,536, its byte at 2,048, the end at 2,560."""
+    with tarfile.open(tmp_path / "plain", "w") as archive:
+        for name, content in (("x", bytes(700)), ("y", b"1")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    body = (tmp_path / "plain").read_bytes()
+    (tmp_path / "plain").unlink()
+    return body
+
+
+def check_refused(tmp_path: Path, body: bytes, why: str) -> None:
+    """`body` is no archive because of `why`, and leaves nothing behind."""
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(body)
+    with pytest.raises(UnpackError, match=f"expected a whole zip or tar, found {why}.*: {archive}$"):
+        unpack(archive, tmp_path / "out", "s")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
 
 
 def test_a_disk_that_an_archive_fills_is_named_and_nothing_is_left(
@@ -190,3 +212,57 @@ def test_a_member_with_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes().replace("\u00e4".encode(), b"\xff\xfe"))
     with pytest.raises(UnpackError, match="expected a whole zip or tar, found"):
         unpack(archive, tmp_path / "out", "s")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_whole_tar_of_two_members_is_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "a.tar").write_bytes(pack(two_members(tmp_path)))
+    unpack(tmp_path / "a.tar", tmp_path / "out", "s")
+    assert (tmp_path / "out/x").read_bytes() == bytes(700)
+    assert (tmp_path / "out/y").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_flipped_bit_in_the_second_header_is_damage(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    body = bytearray(two_members(tmp_path))
+    body[1540] ^= 1
+    check_refused(tmp_path, pack(bytes(body)), "bad checksum, at byte 1,536")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_tar_cut_within_a_header_is_damage(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    check_refused(tmp_path, pack(two_members(tmp_path)[:1600]), "truncated header, at byte 1,536")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_tar_cut_between_members_is_damage(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    check_refused(tmp_path, pack(two_members(tmp_path)[:1536]), "empty header, at byte 1,536")
+
+
+def test_a_tar_gz_that_is_cut_is_damage(tmp_path: Path) -> None:
+    check_refused(tmp_path, gzip.compress(two_members(tmp_path))[:-9], "Compressed file ended before")
+
+
+def test_a_tar_gz_with_another_checksum_is_damage(tmp_path: Path) -> None:
+    body = bytearray(gzip.compress(two_members(tmp_path)))
+    body[-8] ^= 1
+    check_refused(tmp_path, bytes(body), "CRC check failed")
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"comment": "c" * 2_000_000}  # a record is "2000017 comment=ccc...\n"
+    body = gzip.compress(info.tobuf(tarfile.PAX_FORMAT))
+    check_refused(tmp_path, body, "an extended header of 2,000,017 bytes")
+
+
+def test_a_tar_whose_first_member_begins_like_a_zip_is_a_tar(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("PKU/x"))
+    unpack(tmp_path / "a.tar", tmp_path / "out", "s")
+    assert (tmp_path / "out/PKU/x").read_bytes() == b""
+
+
+def test_an_empty_zip_is_a_zip(tmp_path: Path) -> None:
+    unpack(zip_of(tmp_path / "a.zip", {}), tmp_path / "out", "s")
+    assert list((tmp_path / "out").iterdir()) == []
