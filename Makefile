@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # A night of `make download-coarse download-fine shards` does what it can, whatever fails, and then ends with an error.
 MAKEFLAGS += --keep-going
+# One target after another, also with -j: two downloads are not let into one folder, and shards need both.
+.NOTPARALLEL:
 
 PYTHON ?= python3
 VENV := .venv

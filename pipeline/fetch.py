@@ -1,9 +1,10 @@
 """A URL becomes a file: whole, of the right bytes, or not there at all.
 
-What has arrived of `name` waits in `name.part`, with its URL and validator in `name.part.json`; a later call goes on
-from there by a request for the rest, whatever stopped the earlier one.
+What has arrived of `name` waits in `name.part`, with the digest of its URL and its validator in `name.part.json`; a
+later call goes on from there by a request for the rest, whatever stopped the earlier one.
 """
 
+import hashlib
 import itertools
 import logging
 import os
@@ -16,14 +17,14 @@ from pathlib import Path
 
 from bitgen.disk import room_for, sync
 from bitgen.progress import Task
-from pipeline.downloading.remote import MirrorError, StaleError, TryAgainError, opened_at
+from pipeline.downloading.remote import MirrorError, StaleError, TryAgainError, opened_at, shown
 from pipeline.downloading.room import check_room
 from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
 
 log = logging.getLogger(__name__)
 
-TRIES = 6
-"""Failures in a row, without one byte more, before a mirror is given up."""
+TRIES = 10
+"""Failures in a row, without one byte more, before a mirror is given up: 511 s of waits, as a router restarts."""
 LONGEST_WAIT_S = 300.0
 _HTML = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 
@@ -67,9 +68,12 @@ def arrived(target: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def tidy(target: Path) -> None:
-    """Removes what a killed `fetch` left beside `target`, but for what a later one goes on from."""
-    if target.exists():
+def tidy(target: Path, is_done: bool) -> None:
+    """Removes what a killed `fetch` left beside `target`; what a later one goes on from only where `target` is done.
+
+    A file of wrong bytes may lie at `target` while its replacement arrives.
+    """
+    if is_done:
         _part(target).unlink(missing_ok=True)
     if not _part(target).exists():
         _part_note(target).unlink(missing_ok=True)
@@ -106,8 +110,8 @@ def fetch(
                 write_json(_digest_note(target), _stamp(target) | {"sha256": digest})
                 return
             except MirrorError as error:
-                log.warning("%s: %s", url, error)
-                refused.append(f"{url}: {error}")
+                log.warning("%s: %s", shown(url), error)
+                refused.append(f"{shown(url)}: {error}")
     raise FetchError(f"expected {target.name} from one of {len(urls)} mirrors, found {'; '.join(refused)}")
 
 
@@ -168,7 +172,7 @@ def _download(
             if failures >= TRIES:
                 raise MirrorError(f"{error}, {failures} times in a row") from error
             wait_s = error.wait_s if error.wait_s is not None else back_off_s * 2 ** (failures - 1)
-            log.info("%s: %s; trying again in %.0f s", url, error, min(wait_s, LONGEST_WAIT_S))
+            log.info("%s: %s; trying again in %.0f s", shown(url), error, min(wait_s, LONGEST_WAIT_S))
             sleep(min(wait_s, LONGEST_WAIT_S))
     with part.open("rb+") as file:
         os.fsync(file.fileno())
@@ -195,7 +199,9 @@ def _receive(url: str, target: Path, expected: Expected, task: Task) -> bool:
             if not expected.sha256:
                 _check_type("text/html" if _HTML.match(first) else "", target)
             _part(target).unlink(missing_ok=True)
-            write_json(_part_note(target), {"url": url, "validator": arrival.validator, "total": size_bytes})
+            write_json(
+                _part_note(target), {"url_sha256": _digest(url), "validator": arrival.validator, "total": size_bytes}
+            )
         task.at(arrival.start, size_bytes)
         size = arrival.start
         with _part(target).open("ab") as file:
@@ -219,7 +225,7 @@ def _beginning(url: str, target: Path, expected: Expected) -> tuple[int, str, bo
     size, known = arrived(target), read_json(_part_note(target)) or {}
     if expected.sha256:
         validator, total = "", expected.size_bytes
-    elif known.get("url") == url and known.get("validator"):
+    elif known.get("url_sha256") == _digest(url) and known.get("validator"):
         validator, total = str(known["validator"]), expected.size_bytes or known.get("total") or 0
     else:
         return 0, "", False
@@ -243,6 +249,11 @@ def _check_bytes(path: Path, expected: Expected) -> str:
     if expected.sha256 not in ("", digest):
         raise MirrorError(f"expected sha256 {expected.sha256}, found {digest}")
     return digest
+
+
+def _digest(url: str) -> str:
+    """Stands for `url`, which may hold a password or a signature, in a note."""
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 def _part(target: Path) -> Path:

@@ -62,7 +62,7 @@ def download(wanted: Sequence[Wanted], data: Path, parallel: int = PARALLEL) -> 
         for folder in {data, *(each.target.parent for each in wanted)}:
             sweep(folder)
         for each in wanted:
-            tidy(each.target)
+            tidy(each.target, each.is_there)
         missing = [each for each in wanted if not each.is_there]
         by_hand = [each for each in missing if not each.file.urls and not each.target.exists()]
         todo = _sized([each for each in missing if each not in by_hand])
@@ -167,6 +167,7 @@ def _bring(job: _Job, data: Path, board: Board) -> None:
         if job.was_there:
             task.begin("checking")
             if is_right(target, expected):
+                tidy(target, True)
                 return
         if not wanted.file.urls:
             raise FetchError(f"expected {expected}, found other bytes: {target}; {wanted.instructions}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ USER_AGENT = "bitgen/0.1 (dataset download; python-requests)"
 TIMEOUT_S = 30.0
 _SIZE_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
+_REASON = re.compile(r"(?:\[Errno -?\d+\]|certificate verify failed:) [\w ,'-]+")
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _LIBRARY_ERRORS = {
     "aiohttp": ("ClientError",),
@@ -76,7 +79,12 @@ def is_http(url: str) -> bool:
 def host_of(url: str) -> str:
     """Whom a download of `url` is a burden to: `s3://bucket`, `https://example.org`."""
     parts = urlsplit(url)
-    return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
+    return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"
+
+
+def shown(url: str | Path) -> str:
+    """`url` as people may see it: without user, password, query and fragment, where secrets are; a path as it is."""
+    return _URL.sub(r"\1\2", str(url))
 
 
 def opened_at(url: str, start: int, validator: str) -> AbstractContextManager[Arrival]:
@@ -96,9 +104,8 @@ def size_at(url: str) -> int:
                 return int(filesystem.size(path) or 0)
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         with requests.head(url, headers=headers, allow_redirects=True, timeout=_SIZE_TIMEOUT_S) as response:
-            length = response.headers.get("Content-Length", "")
-            if response.status_code == 200 and length.isdecimal() and not _is_encoded(response):
-                return int(length)
+            if response.status_code == 200 and not _is_encoded(response):
+                return _whole(response.headers.get("Content-Length", "")) or 0
     return 0
 
 
@@ -113,21 +120,21 @@ def _http(url: str, start: int, validator: str) -> Iterator[Arrival]:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise MirrorError(f"expected a certificate that can be trusted, found {error}") from error
-        raise TryAgainError(f"connection failed: {error}") from error
+            raise MirrorError(f"expected a certificate that can be trusted, found {_reason(error)}") from error
+        raise TryAgainError(f"connection failed: {_reason(error)}") from error
     except requests.TooManyRedirects as error:
-        raise MirrorError(f"expected a file, found redirects without end: {error}") from error
+        raise MirrorError("expected a file, found redirects without end") from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise MirrorError(str(error)) from error
+        raise MirrorError(f"expected a URL of http or https, found {type(error).__name__}") from error
     except requests.RequestException as error:
-        raise TryAgainError(f"connection failed: {error}") from error
+        raise TryAgainError(f"connection failed: {_reason(error)}") from error
     with response:
         yield _answered(response, start, validator)
 
 
 def _answered(response: requests.Response, start: int, validator: str) -> Arrival:
     """What the answer to a request for the bytes from `start` on brings."""
-    status, length = response.status_code, response.headers.get("Content-Length", "")
+    status = response.status_code
     if status in _TRY_AGAIN:
         raise TryAgainError(f"status {status}", _retry_after_s(response.headers.get("Retry-After", "")))
     if _is_encoded(response):
@@ -135,10 +142,10 @@ def _answered(response: requests.Response, start: int, validator: str) -> Arriva
     found = _validator(response)
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if status == 200:
-        total = int(length) if length.isdecimal() else None
+        total = _whole(response.headers.get("Content-Length", ""))
         return Arrival(0, total, found, content_type, _received(response))
     span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    total = int(whole) if whole.isdecimal() else None
+    total = _whole(whole)
     if status == 206 and span.partition("-")[0] == str(start):
         if validator and found and found != validator:
             raise StaleError(f"expected the rest of {validator}, found {found}")
@@ -154,7 +161,23 @@ def _received(response: requests.Response) -> Iterator[bytes]:
     try:
         yield from response.raw.stream(_CHUNK_BYTES, decode_content=False)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise TryAgainError(f"connection failed: {error}") from error
+        raise TryAgainError(f"connection failed: {_reason(error)}") from error
+
+
+def _whole(text: str) -> int | None:
+    """Bytes as a header states them; None where it states none, or more than any file has."""
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def _reason(error: Exception) -> str:
+    """Why http failed, without the URL that messages of requests hold: it may be a redirect's, with a signature."""
+    found = _REASON.search(str(error))
+    return f"{type(error).__name__}: {found[0]}" if found else type(error).__name__
+
+
+def _said(error: Exception) -> str:
+    """What fsspec says, any URL in it as people may see it."""
+    return _URL.sub(r"\1\2", str(error))
 
 
 def _is_encoded(response: requests.Response) -> bool:
@@ -211,16 +234,16 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MirrorError(
-            f"expected a package that opens {url.partition(':')[0]}: URLs, found none: {error}"
+            f"expected a package that opens {url.partition(':')[0]}: URLs, found none: {_said(error)}"
         ) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise MirrorError(f"{type(error).__name__}: {error}") from error
+        raise MirrorError(f"{type(error).__name__}: {_said(error)}") from error
     except (ValueError, NotImplementedError) as error:
-        raise MirrorError(f"expected a URL that fsspec opens, found {error}") from error
+        raise MirrorError(f"expected a URL that fsspec opens, found {_said(error)}") from error
     except OSError as error:
-        raise TryAgainError(f"connection failed: {error!r}") from error
+        raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
     except _library_errors() as error:
-        raise TryAgainError(f"connection failed: {error!r}") from error
+        raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
 
 
 def _library_errors() -> tuple[type[Exception], ...]:

@@ -36,7 +36,11 @@ def get(server: Server, target: Path, expected: Expected = RIGHT, *paths: str) -
 def leave_part(server: Server, target: Path, beginning: bytes, validator: str) -> None:
     """What a process leaves that is killed in the middle."""
     target.with_name(f"{target.name}.part").write_bytes(beginning)
-    note = {"url": server.url("/a"), "validator": validator, "total": len(BODY)}
+    note = {
+        "url_sha256": hashlib.sha256(server.url("/a").encode()).hexdigest(),
+        "validator": validator,
+        "total": len(BODY),
+    }
     target.with_name(f"{target.name}.part.json").write_text(json.dumps(note))
 
 
@@ -160,7 +164,8 @@ def test_the_rest_from_another_byte_is_not_taken(server: Server, tmp_path: Path)
 def test_a_part_is_whole_where_the_server_has_no_byte_more(server: Server, tmp_path: Path) -> None:
     server.pages["/a"] = Page(BODY)
     leave_part(server, tmp_path / "a", BODY, '"1"')
-    (tmp_path / "a.part.json").write_text(json.dumps({"url": server.url("/a"), "validator": '"1"', "total": 0}))
+    note = json.loads((tmp_path / "a.part.json").read_text())
+    (tmp_path / "a.part.json").write_text(json.dumps(note | {"total": 0}))
     get(server, tmp_path / "a", Expected())
     assert (tmp_path / "a").read_bytes() == BODY
     assert server.asked("/a", "Range") == [f"bytes={len(BODY)}-"]
@@ -247,7 +252,7 @@ def test_a_date_to_wait_for_that_has_passed_is_no_wait(server: Server, tmp_path:
 
 def test_a_server_that_always_fails_is_given_up(server: Server, tmp_path: Path) -> None:
     server.faults["/a"] = [Status(500)] * 20
-    with pytest.raises(FetchError, match="status 500, 6 times in a row"):
+    with pytest.raises(FetchError, match="status 500, 10 times in a row"):
         get(server, tmp_path / "a")
     assert len(server.requests) == fetching.TRIES
 
@@ -295,9 +300,9 @@ def test_redirects_without_end_are_refused_at_once(server: Server, tmp_path: Pat
 def test_a_server_without_tls_is_tried_again_then_named(server: Server, tmp_path: Path) -> None:
     waited: list[float] = []
     url = server.url("/a").replace("http:", "https:")
-    with pytest.raises(FetchError, match=r"https://127.0.0.1:\d+/a: connection failed: .*SSL.*, 6 times in a row"):
+    with pytest.raises(FetchError, match=r"https://127.0.0.1:\d+/a: connection failed: .*SSL.*, 10 times in a row"):
         fetch([url], tmp_path / "a", RIGHT, sleep=waited.append)
-    assert waited == [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert waited == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 
 
 @pytest.fixture
@@ -442,14 +447,15 @@ def test_a_file_is_copied_where_it_cannot_be_shared(tmp_path: Path, monkeypatch:
 def test_what_a_killed_process_left_beside_a_file_is_removed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BODY)
     leave_part(server, tmp_path / "a", BODY, '"1"')
-    tidy(tmp_path / "a")
+    tidy(tmp_path / "a", True)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_a_later_process_goes_on_from_is_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"wrong")
     leave_part(server, tmp_path / "a", BODY[:10], '"1"')
-    tidy(tmp_path / "a")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.part", "a.part.json"]
+    tidy(tmp_path / "a", False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.part", "a.part.json"]
 
 
 def test_a_digest_is_taken_once(tmp_path: Path) -> None:
@@ -464,3 +470,27 @@ def test_a_file_of_another_size_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BODY)
     assert not is_right(tmp_path / "a", Expected(7, DIGEST))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_no_password_of_a_url_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(
+        FetchError, match=r"found http://127\.0\.0\.1:9/a: connection failed: ConnectionError"
+    ) as failed:
+        fetch(["http://user:TOKEN@127.0.0.1:9/a?key=TOKEN"], tmp_path / "a", RIGHT, sleep=lambda s: None)
+    assert "TOKEN" not in str(failed.value) + caplog.text
+
+
+def test_no_signature_of_a_redirect_is_told(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    server.faults["/a"] = [Redirect("http://127.0.0.1:9/b?X-Amz-Signature=SECRET")] * 10
+    with pytest.raises(FetchError, match=r"/a: connection failed: ConnectionError.* 10 times") as failed:
+        get(server, tmp_path / "a")
+    assert "SECRET" not in str(failed.value) + caplog.text
+
+
+def test_no_secret_of_a_url_is_noted(server: Server, tmp_path: Path) -> None:
+    server.pages["/a?key=SECRET"], server.faults["/a?key=SECRET"] = Page(BODY), [Cut(1000), Status(404)]
+    with pytest.raises(FetchError, match="status 404"):
+        get(server, tmp_path / "a", Expected(), "/a?key=SECRET")
+    assert "SECRET" not in (tmp_path / "a.part.json").read_text()

@@ -328,3 +328,13 @@ def wanted(folder: Path, file: File) -> Wanted:
 )
 def test_a_url_is_of_a_server_or_of_this_machine(url: str, resolved: str | Path) -> None:
     assert wanted(Path("/m"), File("a", (url,))).urls == [resolved]
+
+
+def test_the_replacement_of_a_wrong_file_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.pages["/a"] = Page(BODY)
+    raw(tmp_path).mkdir(parents=True)
+    (raw(tmp_path) / "a").write_bytes(b"wrong")
+    (raw(tmp_path) / "a.part").write_bytes(BODY[:1000])
+    get(tmp_path, File("a", (server.url("/a"),), len(BODY), DIGEST))
+    assert (raw(tmp_path) / "a").read_bytes() == BODY
+    assert server.asked("/a", "Range") == ["bytes=1000-"]
