@@ -7,6 +7,7 @@ Addresses are judged where a connection is made: what was looked up is what is c
 import http.client
 import io
 import ipaddress
+import select
 import socket
 import ssl
 import threading
@@ -16,13 +17,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+from pipeline.crawling.public import is_public
+
 _IDLE_S = 15.0  # servers hang up after 5 s (Apache) to 75 s (nginx); one that did costs a second try
 _MOST_IDLE = 64
 _NAMES_KNOWN_S = 60.0
 _MOST_NAMES = 10_000
 _LONGEST_TEXT = 200
+_MOST_HINTS = 10
 
 
 class RefusedError(Exception):
@@ -63,17 +65,6 @@ class Clock:
         if left_s <= 0:
             raise TimeoutError("no whole answer before the deadline")
         return min(left_s, self.timeout_s)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet; addresses that carry another one inside are judged by that."""
-    ip: _Ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inside is None and ip in _NAT64:
-            inside = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inside or ip
-    return ip.is_global and not ip.is_multicast
 
 
 class Names:
@@ -134,15 +125,16 @@ class Connections:
         if idle is not None:
             try:
                 return self._answered(idle, target, headers, clock)
-            except (ConnectionError, ssl.SSLError):
-                pass  # it hung up while the connection was idle, which says nothing about this image
+            except (ConnectionError, ssl.SSLError, http.client.BadStatusLine):
+                pass  # what became of the connection while it was idle says nothing about this image
         return self._answered(self._opened(place, clock), target, headers, clock)
 
     def give_back(self, asked: "Asked") -> None:
-        """For the next request, when the answer was read to its end; else it is closed."""
-        connection, too_old = asked.connection, None
-        if asked.response.will_close or not asked.response.isclosed():
-            asked.response.close()
+        """For the next request, when the answer was read to its end and nothing came after it; else it is closed."""
+        connection, response, too_old = asked.connection, asked.response, None
+        is_whole = response.isclosed() and response.status >= 200
+        if response.will_close or not is_whole or connection.has_unread:
+            response.close()
             connection.hang_up()
             return
         with self._lock:
@@ -159,7 +151,9 @@ class Connections:
                 since, found, connection = self._idle[at]
                 if found == place and since > late:
                     del self._idle[at]
-                    return connection
+                    if connection.is_quiet():
+                        return connection
+                    connection.hang_up()
         return None
 
     def _answered(self, connection: "Connection", target: str, headers: dict[str, str], clock: Clock) -> "Asked":
@@ -196,16 +190,39 @@ class Connections:
         return Connection(place, line, clock)
 
 
+class _LastAnswer(http.client.HTTPResponse):
+    """The final answer: http.client takes a 103 (hints) or 102 (wait) before it for an answer without a body, and so
+    the final one for that of the next request."""
+
+    def begin(self) -> None:
+        super().begin()
+        for _ in range(_MOST_HINTS):
+            if not 101 < self.status < 200:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  (what makes it read on)
+            super().begin()
+        raise http.client.HTTPException(f"more than {_MOST_HINTS} answers with status 1xx")
+
+
 class Connection(http.client.HTTPConnection):
     """A connection that is open, with a clock beside it."""
 
     auto_open = 0
+    response_class = _LastAnswer
 
     def __init__(self, place: Place, line: socket.socket, clock: Clock) -> None:
         super().__init__(f"[{place.host}]" if ":" in place.host else place.host, place.port)
         self.default_port = 443 if place.is_tls else 80  # left out of the Host header
         self.place, self.clock, self._line = place, clock, line
+        self.has_unread = False
+        """Whether bytes came after the end of an answer: they would be taken for the next one."""
         self.sock = _Timed(self, line)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer, not even the end of the connection."""
+        waiting = select.poll()
+        waiting.register(self._line, select.POLLIN)
+        return not waiting.poll(0) and not (isinstance(self._line, ssl.SSLSocket) and self._line.pending())
 
     def hang_up(self) -> None:
         """Closes it for good; `close`, which http.client calls between answers, does not."""
@@ -232,7 +249,7 @@ class _Timed:
         self._line.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reading(self._connection, self._line))
+        return _Buffer(_Reading(self._connection, self._line))
 
     def close(self) -> None:
         """Left to `Connection.hang_up`: the answer may still be read."""
@@ -240,15 +257,32 @@ class _Timed:
 
 class _Reading(io.RawIOBase):
     def __init__(self, connection: Connection, line: socket.socket) -> None:
-        self._connection, self._line = connection, line
+        self.connection, self._line = connection, line
+        self.is_over = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self.is_over:
+            return 0
         # Before every wait, so that a server that sends a byte now and then is left in time as well.
-        self._line.settimeout(self._connection.clock.left_s())
+        self._line.settimeout(self.connection.clock.left_s())
         return self._line.recv_into(buffer)
+
+
+class _Buffer(io.BufferedReader):
+    """Of one answer; says at its end whether more has come."""
+
+    def __init__(self, reading: _Reading) -> None:
+        super().__init__(reading)
+        self._reading = reading
+
+    def close(self) -> None:
+        if not self.closed:
+            self._reading.is_over = True  # only what is in memory already is looked at
+            self._reading.connection.has_unread = bool(self.peek(1))
+        super().close()
 
 
 def _look_up(host: str, found: Future[list[str]]) -> None:

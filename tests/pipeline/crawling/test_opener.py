@@ -252,7 +252,7 @@ def test_a_host_that_never_answers_is_left_alone_for_a_while() -> None:
 
 
 def test_a_host_that_has_answered_is_asked_however_long_it_is_silent(server: Server) -> None:
-    server.faults["/a.jpg"] = [Status(404)] + [Drop()] * 25
+    server.faults["/a.jpg"] = [Status(404), *(Drop() for _ in range(25))]
     server.pages["/a.jpg"] = Page(b"image")
     asking = opener(server, retries=0)
     assert [outcome(asking, server.url("/a.jpg")) for _ in range(26)] == ["http_404", *["connection_error"] * 25]
