@@ -10,7 +10,9 @@ round-0000/00012.parquet        url, hash, key, status, outcome, error_message, 
 round-0000/00012/000120034.jpg  the bytes as they came, whatever their format
 """
 
+import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +29,8 @@ from numpy.typing import NDArray
 from pipeline.files import replacing
 from pipeline.rows import url_hash
 
+log = logging.getLogger(__name__)
+
 KEPT = "kept"
 NOT_CRAWLED = "not_crawled"
 LEFT_ALONE = "left_alone"
@@ -37,6 +41,9 @@ _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "key", "status", "outcome", "error_message")]
     + [(name, pa.int64()) for name in ("hash", "size_bytes")]
 )
+_JOURNAL = {"url": str, "key": str, "status": str, "error_message": str | None, "size_bytes": int}
+"""The fields of a journal's row."""
+_KEY = re.compile(r"[0-9]{1,18}")
 _PLACE = np.dtype([("hash", "i8"), ("key", "i8"), ("size_bytes", "i8"), ("round", "i2"), ("outcome", "i2")])
 
 
@@ -173,7 +180,8 @@ def outcome_of(error: str | None) -> str:
 def settle(round_: Path, shard: str) -> None:
     """Make a journal a table: of its rows those whose image is whole. Other images of the shard are removed."""
     journal, images = round_ / f"{shard}.jsonl", round_ / shard
-    with os.scandir(images) as entries:
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(images) as entries:  # deleted: all of it is asked again
         sizes = {entry.name: entry.stat().st_size for entry in entries}
     rows = [row for row in _rows(journal) if not row["size_bytes"] or sizes.get(row["file"]) == row["size_bytes"]]
     with replacing(round_ / f"{shard}.parquet") as temporary:
@@ -199,12 +207,31 @@ def settle_stopped(folder: Path) -> None:
 
 
 def _rows(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal, as rows of the table, and `file`: the name of the image."""
-    lines = journal.read_bytes().split(b"\n")[:-1]
+    """The whole lines of a journal, as rows of the table, and `file`: the name of the image.
+
+    What is no row is passed over, so that its URL is asked for again: a power cut may leave zeros.
+    """
     rows: list[dict[str, Any]] = []
+    lines = journal.read_bytes().split(b"\n")[:-1]
     for line in lines:
-        row = json.loads(line)
-        error = row["error_message"]
-        row["error_message"] = error and error.encode("utf-8", "replace").decode()
-        rows.append(row | {"hash": url_hash(row["url"]), "outcome": outcome_of(error), "file": f"{row['key']}.jpg"})
+        row = _row(line)
+        if row is not None:
+            outcome = outcome_of(row["error_message"])
+            rows.append(row | {"hash": url_hash(row["url"]), "outcome": outcome, "file": f"{row['key']}.jpg"})
+    if len(rows) < len(lines):
+        log.warning("%d damaged lines are passed over: %s", len(lines) - len(rows), journal)
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in _JOURNAL.items()):
+        return None
+    if not is_text(row["url"]) or not _KEY.fullmatch(row["key"]):
+        return None
+    error = row["error_message"]
+    row["error_message"] = error and error.encode("utf-8", "replace").decode()
+    return {name: row[name] for name in _JOURNAL}

@@ -63,6 +63,45 @@ def test_a_row_that_was_half_written_does_not_count(tmp_path: Path) -> None:
     assert settled(tmp_path).find("http://a/1.jpg") == "not_crawled"
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "\0" * 300,
+        "",
+        "7",
+        "[]",
+        "{}",
+        "null",
+        "1" * 5000,
+        '{"url": "http://a/1.jpg", "key": "000001", "status": "success", "error_message": null, "size_bytes": "3"}',
+        '{"url": "http://a/1.jpg", "key": "../../x", "status": "success", "error_message": null, "size_bytes": 3}',
+        '{"url": "\\ud800", "key": "000001", "status": "success", "error_message": null, "size_bytes": 3}',
+        '{"url": "http://a/1.jpg", "key": "000001", "status": "success", "error_message": 404, "size_bytes": 0}',
+    ],
+)
+def test_a_line_that_is_no_row_is_passed_over(tmp_path: Path, damaged: str) -> None:
+    rows = f"{line('http://a/0.jpg', '000000')}{damaged}\n{line('http://a/2.jpg', '000002')}"
+    round_ = stopped(tmp_path, rows, {"000000": b"one", "000001": b"two", "000002": b"san"})
+    assert [settled(tmp_path).find(f"http://a/{n}.jpg") for n in range(3)] == [
+        round_ / "00000/000000.jpg",
+        "not_crawled",
+        round_ / "00000/000002.jpg",
+    ]
+
+
+def test_a_line_that_is_no_utf8_is_passed_over(tmp_path: Path) -> None:
+    round_ = stopped(tmp_path, "", {"000000": b"one"})
+    (round_ / "00000.jsonl").write_bytes(b"\xff\xfe\n" + line("http://a/0.jpg", "000000").encode())
+    assert settled(tmp_path).find("http://a/0.jpg") == round_ / "00000/000000.jpg"
+
+
+def test_a_journal_without_its_images_keeps_what_had_none(tmp_path: Path) -> None:
+    rows = line("http://a/0.jpg", "000000") + line("http://a/1.jpg", "000001", "http_404: Not Found")
+    (stopped(tmp_path, rows, {}) / "00000").rmdir()
+    crawled = settled(tmp_path)
+    assert [crawled.find(f"http://a/{n}.jpg") for n in range(2)] == ["not_crawled", "http_404"]
+
+
 def test_an_image_of_another_size_than_its_row_says_does_not_count(tmp_path: Path) -> None:
     stopped(tmp_path, line("http://a/0.jpg", "000000", size_bytes=4), {"000000": b"one"})
     assert settled(tmp_path).find("http://a/0.jpg") == "not_crawled"
