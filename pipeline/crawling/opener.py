@@ -29,12 +29,26 @@ _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-p
 """Directives of `X-Robots-Tag` with a colon of their own. Source:
 https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag"""
 _TRY_AGAIN = ("timeout", "connection_error", "cut_short", "dns_timeout", "http_408", "http_425", "http_429")
+NAMED: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "timeout"),
+    (socket.gaierror, "dns_error"),
+    (ssl.SSLError, "tls_error"),
+    (ConnectionError, "connection_error"),
+    (http.client.InvalidURL, "bad_url"),
+    (http.client.IncompleteRead, "cut_short"),
+    (http.client.HTTPException, "bad_answer"),
+    (OSError, "connection_error"),
+    (ValueError, "bad_url"),
+)
+"""Outcomes of errors; the first that fits counts."""
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9._:-]+")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
 _ASKS_FOR_REST = (429, 503)
 """With these a `Retry-After` speaks of the host; with others (404, 301) of one page."""
+_ENCODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress")
+"""Not asked for, so not decoded; what else stands there is nonsense beside a good image ("image/jpeg", "utf-8")."""
 _DRAINED_BYTES = 1 << 16  # of an answer that is no image: read to its end, so that its connection can be used again
 _SAFE = "%/:=&?~+!$,;'@()*[]"
 """What stays as it is in a path or query; all else is percent-encoded."""
@@ -130,6 +144,9 @@ class PoliteOpener(urllib.request.OpenerDirector):
         response, allowed = asked.response, self._manners.max_bytes
         if (directive := opted_out(response.headers, self._manners.opt_outs)) is not None:
             raise RefusedError("opted_out", directive)
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in _ENCODINGS:
+            raise RefusedError("bad_answer", f"Content-Encoding {encoding}, unasked")
         stated = response.length
         if stated is not None and stated > allowed:
             raise RefusedError("too_large", f"{stated} bytes stated, {allowed} allowed")
@@ -185,18 +202,7 @@ def _drain(response: http.client.HTTPResponse) -> None:
 
 def _named(error: BaseException) -> RefusedError:
     """The outcome that an error of the network or of the address is counted under."""
-    known: tuple[tuple[type[BaseException], str], ...] = (
-        (TimeoutError, "timeout"),
-        (socket.gaierror, "dns_error"),
-        (ssl.SSLError, "tls_error"),
-        (ConnectionError, "connection_error"),
-        (http.client.InvalidURL, "bad_url"),
-        (http.client.IncompleteRead, "cut_short"),
-        (http.client.HTTPException, "bad_answer"),
-        (OSError, "connection_error"),
-        (ValueError, "bad_url"),
-    )
-    outcome = next((outcome for kind, outcome in known if isinstance(error, kind)))
+    outcome = next((outcome for kind, outcome in NAMED if isinstance(error, kind)))
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
         outcome = "dns_timeout"
     return RefusedError(outcome, str(error) or repr(error))

@@ -93,6 +93,26 @@ def test_an_empty_answer_is_refused(server: Server) -> None:
     assert refusal(server, "/a.jpg") == "no_bytes"
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "X-GZip"])
+def test_an_answer_that_is_encoded_unasked_is_refused(server: Server, encoding: str) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers={"Content-Encoding": encoding})
+    with pytest.raises(RefusedError, match=f"^bad_answer: Content-Encoding {encoding.lower()}, unasked$"):
+        opener(server).open(server.url("/a.jpg"))
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "none", "image/jpeg", "UTF-8"])
+def test_an_encoding_that_is_none_is_passed_over(server: Server, encoding: str) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers={"Content-Encoding": encoding})
+    assert opener(server).open(server.url("/a.jpg")).read() == b"image"
+
+
+def test_a_reason_is_no_longer_than_a_line(server: Server) -> None:
+    server.pages["/a.jpg"] = Page(b"image", headers={"X-Robots-Tag": "noai, " + "x" * 9000})
+    with pytest.raises(RefusedError) as caught:
+        opener(server).open(server.url("/a.jpg"))
+    assert len(str(caught.value)) == 200
+
+
 def test_a_redirect_is_followed(server: Server) -> None:
     server.pages["/b.jpg"], server.faults["/a.jpg"] = Page(b"image"), [Redirect("/b.jpg")]
     assert opener(server).open(server.url("/a.jpg")).read() == b"image"
@@ -272,7 +292,7 @@ def test_an_opener_that_is_stopped_waits_for_nobody(server: Server) -> None:
 
 
 def test_a_host_that_answers_now_and_then_is_not_left_alone(server: Server) -> None:
-    server.faults["/a.jpg"] = ([Drop()] * 9 + [Status(404)]) * 2
+    server.faults["/a.jpg"] = [*[Drop()] * 9, Status(404), *[Drop()] * 9, Status(404)]
     asking = opener(server, retries=0)
     once = ["connection_error"] * 9 + ["http_404"]
     assert [outcome(asking, server.url("/a.jpg")) for _ in range(20)] == once * 2
