@@ -123,15 +123,18 @@ def is_of_crawl(outcome: str) -> bool:
 CRAWL_OUTCOMES = (
     "timeout",
     "dns_error",
+    "dns_timeout",
     "tls_error",
     "connection_error",
     "bad_url",
     "bad_answer",
     "cut_short",
+    "redirects",
     "no_bytes",
     "opted_out",
     "private_address",
     "crawl_error",
+    "left_alone",
     "not_crawled",
 )
 

@@ -1,7 +1,19 @@
+import inspect
+import re
 from pathlib import Path
 
-from pipeline.pages.rows import crawl_section, rows_section
+import pytest
+
+from pipeline.crawling import connections, opener
+from pipeline.crawling.crawled import LEFT_ALONE, NOT_CRAWLED, outcome_of
+from pipeline.pages.rows import MEANINGS, crawl_section, rows_section
+from pipeline.pages.world import is_of_crawl
 from tests.folders import cells, rows, train, world
+
+SPELLED = set(re.findall(r'RefusedError\("(\w+)"', inspect.getsource(opener) + inspect.getsource(connections)))
+"""Outcomes that the opener gives by name."""
+OF_CRAWL = SPELLED | {name for _, name in opener.NAMED} | {"dns_timeout", LEFT_ALONE, NOT_CRAWLED, outcome_of("odd")}
+"""Every outcome that a crawl can leave of a URL, but for `http_...` and those of the image itself."""
 
 
 def test_reasons_stand_with_their_rows_shares_and_examples(tmp_path: Path):
@@ -41,3 +53,17 @@ def test_a_crawl_is_told_of_what_was_asked_for(tmp_path: Path):
 def test_where_nothing_was_crawled_nothing_is_told_of_a_crawl(tmp_path: Path):
     train(tmp_path)
     assert crawl_section(world(tmp_path)) is None
+
+
+def test_the_opener_names_outcomes():
+    assert {"bad_url", "cut_short", "opted_out", "private_address", "redirects", "too_large"} <= SPELLED
+
+
+@pytest.mark.parametrize("outcome", sorted(OF_CRAWL - {"stopped"}))
+def test_an_outcome_of_the_opener_has_a_meaning(outcome: str):
+    assert outcome in MEANINGS
+
+
+@pytest.mark.parametrize("outcome", sorted(OF_CRAWL - {"stopped", "too_large"}))
+def test_an_outcome_that_only_a_crawl_gives_counts_as_a_crawls(outcome: str):
+    assert is_of_crawl(outcome)
