@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from webdataset.writer import TarWriter
-
 from bitgen.disk import room_for, sync
 from bitgen.record import RecordError, Sample, image_id
 from bitgen.tokens import TokenError, shared_tokenizer
@@ -117,6 +115,8 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         with room_for(self.path):
             self._file = _HashedFile(self._partial)
+        from webdataset.writer import TarWriter  # which imports torch, 1.4 s that whoever only reads does not spend
+
         # webdataset's own ShardWriter would close an interrupted shard into a valid-looking tar; hence TarWriter.
         self._tar = TarWriter(self._file, user="bitgen", group="bitgen", mtime=0, compress=False, encoder=False)
         # Straight to the file, a member at a time: the stream in between cuts it into 15 pieces and copies each twice.

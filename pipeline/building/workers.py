@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing import forkserver
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +19,7 @@ Result = TypeVar("Result")
 Engine = Literal["local", "ray"]
 
 _AHEAD = 2  # tasks that wait beside those at work: each holds a chunk of rows in memory
-_PRELOADED = ["pipeline.building.chunks", "pipeline.building.write"]
+_PRELOADED = ["pipeline.building.chunks", "pipeline.building.write", "webdataset.writer"]
 
 
 class WorkerError(Exception):
@@ -30,9 +31,15 @@ class LocalWorkers:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._context = multiprocessing.get_context("forkserver")
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "LocalWorkers":
+        if self.count > 1:
+            # Workers are forked from a server that has imported what they need (1.7 s, most of it torch, which webdataset
+            # imports) and has no threads, whose locks a fork would copy. It starts while the annotations are read.
+            self._context.set_forkserver_preload(_PRELOADED)
+            forkserver.ensure_running()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,11 +58,7 @@ class LocalWorkers:
             yield from map(function, chain(first, tasks))
             return
         if self._pool is None:
-            # Forked from a server that has imported what they need (1.5 s of CPU, most of it torch, which webdataset
-            # imports) and has no threads, whose locks a fork would copy.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(_PRELOADED)
-            self._pool = ProcessPoolExecutor(self.count, context, _begin)
+            self._pool = ProcessPoolExecutor(self.count, self._context, _begin)
         waiting: deque[Future[Result]] = deque()
         try:
             for task in chain(first, tasks):
