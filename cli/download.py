@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bitgen.progress import BesideBars, say
@@ -17,6 +18,7 @@ from cli.arguments import check_sources, parse, positive
 from pipeline.crawl import CrawlError, crawl, settings_for
 from pipeline.crawling.distributors import DISTRIBUTORS
 from pipeline.downloading.download import PARALLEL, PER_HOST, DownloadError, download
+from pipeline.downloading.remote import shown
 from pipeline.downloading.room import RoomError, rooms
 from pipeline.downloading.trust import TrustError
 from pipeline.downloading.wanted import Wanted, contents, is_named, needs, wanted_files
@@ -129,19 +131,17 @@ def _run(options: argparse.Namespace) -> int:
     manifests = [read_manifest(path) for path in options.manifests]
     _check_names(manifests, options)
     files = wanted_files(manifests, options.data, options.sources, options.files)
-    missing = [each for each in files if not each.is_there]
-    size = sum(each.size_bytes for each in missing)
-    unknown = sum(not each.size_bytes for each in missing)
+    missing, left = [each for each in files if not each.is_there], _left(files)
     print(
-        f"{len(files) - len(missing)} of {len(files)} files are there;"
-        f" to get: {len(missing)}, {size / 1e6:,.1f} MB{f' and {unknown} of unknown size' if unknown else ''}",
+        f"{len(files) - len(missing)} of {len(files)} files are there; to get: {left.count}, {left.size / 1e6:,.1f} MB"
+        f"{f' and {left.unknown} of unknown size' if left.unknown else ''}",
         file=sys.stderr,
     )
     wanted = [s for m in manifests for s in m.sources if not options.sources or s.name in options.sources]
     crawled = [source for source in wanted if source.crawl and not options.files]
     raw = options.data / "raw"
     if options.dry_run:
-        _print_plan(files, crawled, options)
+        _print_plan(files, left, crawled, options)
         _print_lacking(manifests, wanted, raw)
         return 0
     there, failed = len(files) - len(missing), None
@@ -190,7 +190,27 @@ def _check_names(manifests: Sequence[Manifest], options: argparse.Namespace) -> 
             raise ManifestError(f"expected files of {', '.join(map(str, options.manifests))}, found {pattern!r}{near}")
 
 
-def _print_plan(files: Sequence[Wanted], crawled: Sequence[Source], options: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class _Left:
+    """What is still to be fetched: files of the same bytes once."""
+
+    count: int
+    size: int
+    """Bytes that have not arrived, of the files whose size is known."""
+    unknown: int
+    """Files of unknown size."""
+
+
+def _left(files: Sequence[Wanted]) -> _Left:
+    keys = contents(files)
+    having = {key for key, each in zip(keys, files, strict=True) if each.is_fetched}
+    pairs = [(k, each) for k, each in zip(keys, files, strict=True) if not each.is_there and k not in having]
+    missing = dict(reversed(pairs)).values()  # the first of each content
+    size = sum(each.size_bytes - each.arrived for each in missing if each.size_bytes)
+    return _Left(len(missing), size, sum(not each.size_bytes for each in missing))
+
+
+def _print_plan(files: Sequence[Wanted], left: _Left, crawled: Sequence[Source], options: argparse.Namespace) -> None:
     """What a run would do, without asking a server."""
     first: dict[str, Wanted] = {}
     for key, each in zip(contents(files), files, strict=True):
@@ -199,12 +219,10 @@ def _print_plan(files: Sequence[Wanted], crawled: Sequence[Source], options: arg
         images = f"up to {options.limit:,} images" if options.limit else "the images"
         folder = options.data / "raw" / source.manifest / source.images[0]
         print(f"{source.dataset}: {images} of {source.annotations[0]} are crawled into {folder}")
-    missing = [each for each in first.values() if not each.is_there and not each.is_fetched]
-    size = sum(each.size_bytes - each.arrived for each in missing if each.size_bytes)
-    unknown = sum(not each.size_bytes for each in missing)
-    print(f"to get: {len(missing)} files, {size:,} bytes and {unknown} of unknown size")
+    print(f"to get: {left.count} files, {left.size:,} bytes and {left.unknown} of unknown size")
+    least = "at least " if left.unknown else ""
     for room in rooms([(options.data, 0), *needs(files)]):
-        print(f"room: {room.needed:,} bytes needed with what is unpacked, {room.free:,} free: {room.place}")
+        print(f"room: {least}{room.needed:,} bytes needed with what is unpacked, {room.free:,} free: {room.place}")
 
 
 def _line(wanted: Wanted, first: Wanted) -> str:
@@ -217,9 +235,7 @@ def _line(wanted: Wanted, first: Wanted) -> str:
     part = f", {wanted.arrived:,} of them there" if wanted.arrived else ""
     if not wanted.file.urls:
         return f"{wanted.name}: {size}, not there, only a person can get it: {wanted.instructions}"
-    return (
-        f"{wanted.name}: {size}{part or ', not there'}, from {wanted.file.urls[0] if first is wanted else first.name}"
-    )
+    return f"{wanted.name}: {size}{part or ', not there'}, from {shown(wanted.file.urls[0]) if first is wanted else first.name}"
 
 
 def _print_lacking(manifests: Sequence[Manifest], wanted: Sequence[Source], raw: Path) -> None:

@@ -211,7 +211,9 @@ def test_a_dry_run_says_how_it_stands_with_every_file(tmp_path: Path, capsys: py
     (raw(tmp_path) / "part.part").write_bytes(bytes(500))
     (raw(tmp_path) / "person.zip").write_bytes(packed({"x": bytes(100)}))
     assert run(tmp_path, path, "--dry-run") == 0
-    lines = capsys.readouterr().out.splitlines()
+    streams = capsys.readouterr()
+    lines = streams.out.splitlines()
+    assert streams.err == "1 of 6 files are there; to get: 3, 0.0 MB and 2 of unknown size\n"
     assert lines[:7] == [
         "world/there: 11,000 bytes, there",
         "world/part: 2,000 bytes, 500 of them there, from http://x/part",
@@ -221,7 +223,9 @@ def test_a_dry_run_says_how_it_stands_with_every_file(tmp_path: Path, capsys: py
         f"world/manual: unknown size, not there, only a person can get it: ask at example.org (put it at {raw(tmp_path)}/manual)",
         "to get: 3 files, 1,500 bytes and 2 of unknown size",
     ]
-    assert re.fullmatch(rf"room: 1,600 bytes needed with what is unpacked, [\d,]+ free: {tmp_path}/data\S*", lines[7])
+    assert re.fullmatch(
+        rf"room: at least 1,600 bytes needed with what is unpacked, [\d,]+ free: {tmp_path}/data\S*", lines[7]
+    )
 
 
 def test_a_dry_run_names_what_is_crawled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,3 +390,38 @@ def test_images_are_crawled_though_another_file_failed(
     streams = capsys.readouterr()
     assert "coarse/world-train: http_404 3\n" in streams.out
     assert "bitgen-download: world/gone: " in streams.err
+
+
+def test_a_run_says_first_what_is_left_to_get_of_files_of_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = 'urls = ["http://x/a"]\nbytes = 3000000'
+    path = manifest(tmp_path, f'path = "a"\n{file}', f'path = "again"\n{file}')
+    raw(tmp_path).mkdir(parents=True)
+    (raw(tmp_path) / "a.part").write_bytes(bytes(500_000))
+    run(tmp_path, path, "--dry-run")
+    streams = capsys.readouterr()
+    assert streams.err == "0 of 2 files are there; to get: 1, 2.5 MB\n"
+    assert "to get: 1 files, 2,500,000 bytes and 0 of unknown size\nroom: 2,500,000 bytes needed" in streams.out
+
+
+def test_where_another_file_of_the_same_bytes_is_there_nothing_is_to_be_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = f'urls = ["http://x/a"]\nsha256 = "{DIGEST}"'
+    path = manifest(tmp_path, f'path = "a"\n{file}', f'path = "again"\n{file}')
+    raw(tmp_path).mkdir(parents=True)
+    (raw(tmp_path) / "again").write_bytes(BODY)
+    run(tmp_path, path, "--dry-run")
+    assert capsys.readouterr().err == "1 of 2 files are there; to get: 0, 0.0 MB\n"
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_no_secret_of_a_url_is_printed(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    url = server.url("/gone?X-Amz-Signature=SECRET").replace("//", "//user:SECRET@")
+    run(tmp_path, manifest(tmp_path, f'path = "a.json"\nurls = ["{url}"]'), *more)
+    streams = capsys.readouterr()
+    assert server.url("/gone") in streams.out + streams.err
+    assert "SECRET" not in streams.out + streams.err
