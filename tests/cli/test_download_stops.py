@@ -101,4 +101,6 @@ def test_ctrl_c_ends_at_once_though_a_server_is_silent_and_keeps_what_has_arrive
         assert process.wait(timeout=6) == 1
         assert process.stderr is not None
         assert process.stderr.read().endswith("bitgen-download: stopped; the same command goes on from here\n")
-    assert (tmp_path / "data/raw/world/large.bin.part").read_bytes() == BODY[: 10 << 16]
+    left = (tmp_path / "data/raw/world/large.bin.part").read_bytes()
+    assert len(left) >= 500_000
+    assert BODY.startswith(left)
