@@ -16,6 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 from bitgen.progress import progress
+from pipeline.downloading.remote import library_errors
 from pipeline.files import read_json, write_json
 from shards.index import DATASET
 
@@ -214,5 +215,5 @@ def _translated(output: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise SendError(f"expected a package for {output}, found none: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, *library_errors()) as error:
         raise SendError(f"expected to write there, found {error or repr(error)}: {output}") from error

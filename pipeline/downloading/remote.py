@@ -242,11 +242,11 @@ def _translated(url: str) -> Iterator[None]:
         raise MirrorError(f"expected a URL that fsspec opens, found {_said(error)}") from error
     except OSError as error:
         raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
-    except _library_errors() as error:
+    except library_errors() as error:
         raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
 
 
-def _library_errors() -> tuple[type[Exception], ...]:
+def library_errors() -> tuple[type[Exception], ...]:
     """Those of `_LIBRARY_ERRORS` whose package is in use."""
     loaded = [(sys.modules[module], names) for module, names in _LIBRARY_ERRORS.items() if module in sys.modules]
     return tuple(getattr(module, name) for module, names in loaded for name in names if hasattr(module, name))
