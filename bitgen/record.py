@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: json.dumps makes one a call
 
 
 class RecordError(ValueError):
@@ -97,16 +99,17 @@ class Sample:
             "url": self.url,
             "width": self.width,
         }
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return _encode(fields)
 
     @staticmethod
     def from_json(line: str | bytes) -> "Sample":
         """The inverse of `to_json`. Raises `RecordError` where a field is missing, unknown or of another type."""
         try:
             fields: dict[str, Any] = json.loads(line)
-            texts = tuple(_text(t) for t in fields.pop("texts"))
-            ids = fields.pop("ids")
-            sample = Sample(**fields, ids=(), texts=texts)
+            ids = fields["ids"]
+            if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+                raise RecordError(f"expected ids as a list of str, found {ids!r}")
+            sample = Sample(**fields | {"ids": tuple(ids), "texts": tuple(_text(t) for t in fields["texts"])})
         except RecordError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -114,9 +117,7 @@ class Sample:
         for name, kind in _TYPES.items():
             if type(getattr(sample, name)) is not kind:  # a bool is an int to isinstance
                 raise RecordError(f"expected {name} of type {kind.__name__}, found {getattr(sample, name)!r}")
-        if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-            raise RecordError(f"expected ids as a list of str, found {ids!r}")
-        return replace(sample, ids=tuple(ids))
+        return sample
 
 
 _TYPES: dict[str, type] = {

@@ -1,5 +1,6 @@
 """Texts become tokens: GPT-2's byte-level BPE (its files lie in `bitgen/gpt2/`), and character spans token spans."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,27 @@ class Encoded:
     """How many tokens did not fit."""
 
 
+_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII).findall
+"""The words that GPT-2 makes tokens of, each for itself, of a text that is ASCII alone.
+Source: github.com/openai/gpt-2, src/encoder.py, where the classes are Unicode's."""
+_KNOWN_WORDS = 1 << 17
+"""Words whose tokens are remembered: 20 MB; then all are forgotten."""
+
+
+class _Words(dict[str, list[int]]):
+    """The tokens of a word, remembered."""
+
+    def __init__(self, bpe: ByteLevelBPETokenizer) -> None:
+        super().__init__()
+        self._bpe = bpe
+
+    def __missing__(self, word: str) -> list[int]:
+        if len(self) >= _KNOWN_WORDS:
+            self.clear()
+        found = self[word] = self._bpe.encode(word).ids
+        return found
+
+
 class Tokenizer:
     """GPT-2's BPE. Safe to use from several threads."""
 
@@ -44,6 +66,7 @@ class Tokenizer:
         # Given these two files, transformers 5 silently makes a tokenizer of one token; this class reads them right.
         # trim_offsets=False keeps the leading space in a token's interval; `token_span` strips it.
         self._bpe = ByteLevelBPETokenizer(str(vocabulary), str(merges), add_prefix_space=False, trim_offsets=False)
+        self._words = _Words(self._bpe)
         size, eot = self._bpe.get_vocab_size(), self._bpe.token_to_id("<|endoftext|>")
         if size != VOCABULARY or eot != EOT:
             raise TokenError(f"expected {VOCABULARY} tokens, end-of-text {EOT}, found {size} and {eot}: {folder}")
@@ -65,9 +88,18 @@ class Tokenizer:
         offsets = ((0, 0), *encoding.offsets[:room], (0, 0))
         return Encoded(text, (EOT, *ids[:room], EOT), offsets, max(0, len(ids) - room))
 
+    def ids(self, text: str, max_tokens: int = MAX_TOKENS) -> tuple[int, ...]:
+        """`encode(text, max_tokens).ids`, for texts of common words in a quarter of the time. Raises as `encode` does."""
+        if max_tokens < 3 or not text.isascii():
+            return self.encode(text, max_tokens).ids
+        found = [EOT]
+        for word in _WORDS(text):
+            found += self._words[word]
+        return (*found[: max_tokens - 1], EOT)
+
     def count(self, text: str, max_tokens: int = MAX_TOKENS) -> int:
         """Length of `encode(text, max_tokens).ids`."""
-        return len(self.encode(text, max_tokens).ids)
+        return len(self.ids(text, max_tokens))
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
         """The text of `ids`, end-of-texts left out; bytes that are no UTF-8 become the replacement character."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.manifest import Manifest, Source
@@ -46,6 +47,7 @@ LOOK_DISTANCE = 3
 FLAT_BITS = 8
 """A look with fewer bits set, or fewer clear, is of a flat image and says nothing."""
 _BANDS = LOOK_DISTANCE + 1  # looks within that distance agree in one of so many bands of 16 bits
+_BAND_BITS = 64 // _BANDS
 
 
 Ids = tuple[str, ...]
@@ -194,14 +196,26 @@ class Looks:
         self._bytes: dict[str, str] = {}
         self._seen: set[tuple[str, int]] = set()
         self._bands: tuple[dict[int, list[tuple[int, str]]], ...] = tuple({} for _ in range(_BANDS))
+        self._firsts: set[int] = set()
+        self._in_band = np.zeros((_BANDS, 1 << _BAND_BITS), bool)
 
     def add(self, sha256: str, look: int, name: str) -> None:
         """An evaluation image, called `name` in reports."""
         self._bytes.setdefault(sha256, name)
         self._seen.add((sha256, look))
+        self._firsts.add(int(sha256[:16], 16))
         if not _is_flat(look):
-            for band, value in zip(self._bands, _split(look), strict=True):
-                band.setdefault(value, []).append((look, name))
+            for number, value in enumerate(_split(look)):
+                self._bands[number].setdefault(value, []).append((look, name))
+                self._in_band[number, value] = True
+
+    def may_match(self, firsts: NDArray[np.uint64], looks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """[N]: false where `match` finds nothing, for many images at once: of each the first 8 bytes of its digest, as
+        a number, and its look."""
+        found = np.isin(firsts, np.fromiter(self._firsts, np.uint64))
+        for number, values in enumerate(self._in_band):
+            found |= values[(looks >> np.uint64(_BAND_BITS * number)) & np.uint64((1 << _BAND_BITS) - 1)]
+        return found
 
     def match(self, sha256: str, look: int) -> str | None:
         """Which evaluation image this is, and how one can tell; None where it is none."""
@@ -231,5 +245,4 @@ def _is_flat(look: int) -> bool:
 
 
 def _split(look: int) -> list[int]:
-    width = 64 // _BANDS
-    return [look >> (width * i) & ((1 << width) - 1) for i in range(_BANDS)]
+    return [look >> (_BAND_BITS * i) & ((1 << _BAND_BITS) - 1) for i in range(_BANDS)]

@@ -36,6 +36,29 @@ def test_a_long_text_is_cut_and_says_so():
     assert encoded.cut == 301 - 14  # "dog", 299 times " dog", and a last " "
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(st.text(st.characters(max_codepoint=127), max_size=30), st.text("ab'stlre d0\n\t\x0b\x1c.-", max_size=20))
+)
+def test_ids_are_those_of_encode(text):
+    assert tokenizer.ids(text) == tokenizer.encode(text).ids
+
+
+def test_ids_of_letters_beyond_ascii_are_those_of_encode():
+    assert tokenizer.ids("Über 東京 😀") == tokenizer.encode("Über 東京 😀").ids
+
+
+def test_ids_are_cut_as_encode_cuts_them():
+    assert tokenizer.ids("a man on a bench", 5) == tokenizer.encode("a man on a bench", 5).ids
+
+
+def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(bitgen.tokens, "_KNOWN_WORDS", 2)
+    known = Tokenizer()
+    assert known.ids("one two three four") == tokenizer.encode("one two three four").ids
+    assert len(known._words) <= 2
+
+
 def test_a_short_text_is_not_cut():
     assert tokenizer.encode("a man", 4).cut == 0
 

@@ -65,14 +65,15 @@ def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = F
     counts, digests = [], [np.empty((0, 2), np.uint64)]
     for number, part in enumerate(parts):
         table = read_table(ending(part, ".arrow"))
-        came = [each.as_py() for each in table.column("came")]
+        came = np.frombuffer(b"".join(table.column("came").to_pylist()), ">u8").reshape(-1, 4)
         counts.append(table.num_rows)
-        digests.append(np.frombuffer(b"".join(came), ">u8").reshape(-1, 4)[:, :2].astype(np.uint64))
+        digests.append(came[:, :2].astype(np.uint64))
         if looks is None:
             continue
-        for row, (digest, look) in enumerate(zip(came, table.column("look").to_pylist(), strict=True)):
-            equal = looks.equal(digest.hex())
-            if not (match := equal or looks.alike(look)):
+        seen = table.column("look").to_numpy()
+        for row in np.flatnonzero(looks.may_match(digests[-1][:, 0], seen)).tolist():
+            equal = looks.equal(came[row].tobytes().hex())
+            if not (match := equal or looks.alike(int(seen[row]))):
                 continue
             key, change = table.column("key")[row].as_py(), changes.setdefault(number, Change())
             if equal or not keep_lookalikes:

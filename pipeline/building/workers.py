@@ -1,5 +1,6 @@
 """A function over many tasks: in this process, in worker processes, or on a Ray cluster; results in the tasks' order."""
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,8 +19,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Engine = Literal["local", "ray"]
 
+_GC_THRESHOLD = 200_000
 _AHEAD = 2  # tasks that wait beside those at work: each holds a chunk of rows in memory
-_PRELOADED = ["pipeline.building.chunks", "pipeline.building.write", "webdataset.writer"]
+_PRELOADED = [
+    "pipeline.building.chunks",
+    "pipeline.building.write",
+    "pandas",
+]  # pandas: pyarrow imports it at its first array
 
 
 class WorkerError(Exception):
@@ -36,8 +42,8 @@ class LocalWorkers:
 
     def __enter__(self) -> "LocalWorkers":
         if self.count > 1:
-            # Workers are forked from a server that has imported what they need (1.7 s, most of it torch, which webdataset
-            # imports) and has no threads, whose locks a fork would copy. It starts while the annotations are read.
+            # Workers are forked from a server that has imported what they need, and has no threads, whose locks a fork
+            # would copy. It starts while the annotations are read.
             self._context.set_forkserver_preload(_PRELOADED)
             forkserver.ensure_running()
         return self
@@ -129,6 +135,9 @@ def _begin() -> None:
     """In a new worker: Ctrl-C ends the task, which sweeps up behind itself, without a traceback; a killed parent ends
     the worker, which would otherwise go on beside the next build."""
     signal.signal(signal.SIGINT, _stop)
+    # What a chunk collects, tens of thousands of rows, has no cycles: looking for them again and again took 9 % of a worker.
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()

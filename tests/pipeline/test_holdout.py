@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.holdout import SHIPPED, BlockList, HoldoutError, Looks, block_list, look_of, read_ids
@@ -142,6 +145,22 @@ def test_looks_may_differ_in_three_bits(bits: int, found: str | None) -> None:
     looks = Looks()
     looks.add("a", 0x0F0F_3333_5555_00FF, "e")
     assert looks.match("b", 0x0F0F_3333_5555_00FF ^ bits) == found
+
+
+@given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=5), st.booleans())
+def test_what_matches_may_match(look: int, bits: set[int], has_its_bytes: bool) -> None:
+    looks = Looks()
+    looks.add(f"{7:064x}", look, "e")
+    sha256, other = f"{7 if has_its_bytes else 8 << 192:064x}", look ^ sum(1 << bit for bit in bits)
+    may = looks.may_match(np.array([int(sha256[:16], 16)], np.uint64), np.array([other], np.uint64))
+    assert looks.match(sha256, other) is None or may.tolist() == [True]
+
+
+def test_most_images_may_not_match(paint: Paint) -> None:
+    looks = Looks()
+    looks.add("a", look_of(picture(paint(4))), "e")
+    others = np.array([look_of(picture(paint(seed))) for seed in range(5, 25)], np.uint64)
+    assert looks.may_match(np.arange(20, dtype=np.uint64), others).mean() < 0.5
 
 
 def test_flat_images_are_known_by_their_bytes_alone() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
+from webdataset.writer import TarWriter
 
 from bitgen.disk import FullDiskError
 from bitgen.record import Box, Phrase, Text
@@ -46,6 +47,15 @@ def test_webdataset_reads_the_same_samples(tmp_path, pets):
     found = list(webdataset.WebDataset(str(path), shardshuffle=False))
     assert [(s["__key__"], s["json"].decode()) for s in found] == [(s.key, s.to_json()) for s, _ in pets]
     assert [found[0]["jpg"], found[1]["png"], found[2]["webp"]] == [image for _, image in pets]
+
+
+def test_the_bytes_are_those_of_webdatasets_writer(tmp_path, pets):
+    write(tmp_path / "000000.tar", pets)
+    with TarWriter(str(tmp_path / "theirs.tar"), user="bitgen", group="bitgen", mtime=0, encoder=False) as theirs:
+        for (sample, image), extension in zip(pets, ("jpg", "png", "webp"), strict=True):
+            theirs.write({"__key__": sample.key, extension: image})
+            theirs.write({"__key__": sample.key, "json": sample.to_json().encode()})
+    assert (tmp_path / "000000.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 def test_an_entry_says_what_its_sample_holds(tmp_path, pets):
