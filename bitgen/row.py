@@ -90,15 +90,19 @@ class Recipe:
         words, truncated, texts = Words([], [], [], 0), 0, item.sample.texts
         count = len(texts) if self.texts_per_image is None else self.texts_per_image
         for chosen in choose_texts(len(texts), item.epoch, count):
-            encoded = self.tokenizer.encode(texts[chosen].text, self.max_tokens)
-            for phrase in texts[chosen].phrases:
-                span = token_span(encoded, phrase.start, phrase.stop)
-                if span is None:
-                    truncated += 1
-                    continue
-                words.boxes.extend((len(words.spans), b.x0, b.y0, b.x1, b.y1) for b in phrase.boxes)
-                words.spans.append((len(words.texts), *span))
-            words.texts.append(encoded.ids)
+            text = texts[chosen]
+            if text.phrases:
+                encoded = self.tokenizer.encode(text.text, self.max_tokens)
+                for phrase in text.phrases:
+                    span = token_span(encoded, phrase.start, phrase.stop)
+                    if span is None:
+                        truncated += 1
+                        continue
+                    words.boxes.extend((len(words.spans), b.x0, b.y0, b.x1, b.y1) for b in phrase.boxes)
+                    words.spans.append((len(words.texts), *span))
+                words.texts.append(encoded.ids)
+            else:
+                words.texts.append(self.tokenizer.ids(text.text, self.max_tokens))
         return Words(words.texts, words.spans, words.boxes, truncated)
 
     def row(self, item: Drawn, words: Words, image: NDArray[np.uint8], replaced: int = 0) -> Row:

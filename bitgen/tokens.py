@@ -1,6 +1,7 @@
 """Texts become tokens: GPT-2's byte-level BPE (its files lie in `bitgen/gpt2/`), and character spans token spans."""
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,21 +37,24 @@ class Encoded:
 _WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII).findall
 """The words that GPT-2 makes tokens of, each for itself, of a text that is ASCII alone.
 Source: github.com/openai/gpt-2, src/encoder.py, where the classes are Unicode's."""
-_KNOWN_WORDS = 1 << 17
-"""Words whose tokens are remembered: 20 MB; then all are forgotten."""
+_KNOWN_WORDS, _LONGEST_WORD = 1 << 17, 40
+"""Words whose tokens are remembered, and characters of the longest: 60 MB at most; then all are forgotten."""
 
 
-class _Words(dict[str, list[int]]):
-    """The tokens of a word, remembered."""
+class _Words(dict[str, tuple[list[int], list[tuple[int, int]]]]):
+    """The tokens of a word, remembered, and the characters of it in each."""
 
     def __init__(self, bpe: ByteLevelBPETokenizer) -> None:
         super().__init__()
         self._bpe = bpe
 
-    def __missing__(self, word: str) -> list[int]:
-        if len(self) >= _KNOWN_WORDS:
-            self.clear()
-        found = self[word] = self._bpe.encode(word).ids
+    def __missing__(self, word: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._bpe.encode(word)
+        found = encoding.ids, encoding.offsets
+        if len(word) <= _LONGEST_WORD:
+            if len(self) >= _KNOWN_WORDS:
+                self.clear()
+            self[word] = found
         return found
 
 
@@ -83,18 +87,35 @@ class Tokenizer:
             text.encode()  # 0.1 us; the tokenizer would say only that it wants a string
         except UnicodeEncodeError as error:
             raise TokenError(f"expected a text with a UTF-8 form, found {text[:80]!a}") from error
+        ids, offsets = self._words_of(text) if text.isascii() else self._whole(text)
+        room = max_tokens - 2
+        cut = max(0, len(ids) - room)
+        return Encoded(text, (EOT, *ids[:room], EOT), ((0, 0), *offsets[:room], (0, 0)), cut)
+
+    def _words_of(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        # Word by word, in a fifth of the time: captions are made of words that were seen before.
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        at = 0
+        for word in _WORDS(text):
+            tokens, places = self._words[word]
+            stop = at + len(word)
+            ids += tokens
+            offsets += [(at, stop)] if len(tokens) == 1 else [(a + at, b + at) for a, b in places]
+            at = stop
+        return ids, offsets
+
+    def _whole(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._bpe.encode(text)
-        ids, room = encoding.ids, max_tokens - 2
-        offsets = ((0, 0), *encoding.offsets[:room], (0, 0))
-        return Encoded(text, (EOT, *ids[:room], EOT), offsets, max(0, len(ids) - room))
+        return encoding.ids, encoding.offsets
 
     def ids(self, text: str, max_tokens: int = MAX_TOKENS) -> tuple[int, ...]:
-        """`encode(text, max_tokens).ids`, for texts of common words in a quarter of the time. Raises as `encode` does."""
+        """`encode(text, max_tokens).ids`, which is twice as fast where no span is asked for. Raises as `encode` does."""
         if max_tokens < 3 or not text.isascii():
             return self.encode(text, max_tokens).ids
         found = [EOT]
         for word in _WORDS(text):
-            found += self._words[word]
+            found += self._words[word][0]
         return (*found[: max_tokens - 1], EOT)
 
     def count(self, text: str, max_tokens: int = MAX_TOKENS) -> int:
@@ -120,9 +141,10 @@ def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | Non
     truncation does to late spans.
     """
     first = last = -1
-    for token, (a, b) in enumerate(encoded.offsets):
-        if b <= start:
-            continue
+    offsets = encoded.offsets
+    # Tokens end in order, so the ones before the span are passed over at once.
+    for token in range(bisect_right(offsets, start, 1, len(offsets) - 1, key=_end), len(offsets) - 1):
+        a, b = offsets[token]
         while a < b and encoded.text[a].isspace():
             a += 1
         if a >= stop:
@@ -131,3 +153,7 @@ def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | Non
             first = token if first < 0 else first
             last = token
     return None if first < 0 else (first, last + 1)
+
+
+def _end(offset: tuple[int, int]) -> int:
+    return offset[1]

@@ -40,6 +40,11 @@ def test_a_long_text_is_cut_and_says_so():
 @given(
     st.one_of(st.text(st.characters(max_codepoint=127), max_size=30), st.text("ab'stlre d0\n\t\x0b\x1c.-", max_size=20))
 )
+def test_words_apart_give_the_tokens_of_the_whole(text):
+    assert tokenizer._words_of(text) == tokenizer._whole(text)
+
+
+@given(st.text(max_size=20))
 def test_ids_are_those_of_encode(text):
     assert tokenizer.ids(text) == tokenizer.encode(text).ids
 
@@ -57,6 +62,12 @@ def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch):
     known = Tokenizer()
     assert known.ids("one two three four") == tokenizer.encode("one two three four").ids
     assert len(known._words) <= 2
+
+
+def test_a_very_long_word_is_not_remembered():
+    known = Tokenizer()
+    assert known.ids("a" * 41) == tokenizer.encode("a" * 41).ids
+    assert known._words == {}
 
 
 def test_a_short_text_is_not_cut():
