@@ -3,13 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
@@ -82,6 +81,11 @@ class Batch:
     """What was left out and why: phrases `span_truncated`; boxes `box_cropped` and phrases that lost all of theirs,
     `phrase_cropped`; samples `replaced`."""
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch, each of its tensors as `move` gives it."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: move(tensor) for name, tensor in tensors.items()})
+
 
 class Planned(Protocol):
     """One rank's part of a micro-batch, as `shards.stream.Plan`."""
@@ -101,7 +105,7 @@ def bucket(longest: int) -> int:
     raise ValueError(f"expected at most {BUCKETS[-1]} tokens, found {longest}")
 
 
-def _pack(rows: Sequence[Row], images: NDArray[np.uint8], text_bucket: int) -> Batch:
+def _pack(rows: Sequence[Row], images: Tensor, text_bucket: int) -> Batch:
     """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
     counts = np.array([len(row.words.texts) for row in rows])
     if not counts.all():
@@ -135,7 +139,7 @@ def _pack(rows: Sequence[Row], images: NDArray[np.uint8], text_bucket: int) -> B
         keys=tuple(row.sample.key for row in rows),
         positions=torch.tensor([row.position for row in rows]),
         image_ids=torch.tensor([image_id(row.sample) for row in rows]),
-        images=torch.from_numpy(images),
+        images=images,
         token_ids=torch.from_numpy(token_ids),
         token_mask=torch.from_numpy(np.arange(text_bucket) < lengths[:, None]),
         text_image=torch.from_numpy(text_image),
@@ -168,6 +172,7 @@ def load(
     workers: int,
     prefetch: int = 4,
     *,
+    is_pinned: bool = False,
     max_tokens: int = MAX_TOKENS,
     max_pixels: int = MAX_PIXELS,
     ceiling: float = 0.01,
@@ -179,6 +184,7 @@ def load(
         workers: threads that read, decode and tokenise; 0 does it all in the caller's. They start with the first batch
             asked for, and end when the iterator does, is closed, or is left by an exception.
         prefetch: batches in the making while the caller uses one.
+        is_pinned: whether the batches lie in page-locked memory, from which an accelerator copies without waiting.
         ceiling: the share of undecodable images above which the run stops; the first 16 are always let pass.
 
     An image that does not decode is replaced by `draw(position, attempt + 1)` and counted in `Batch.dropped`. Raises
@@ -192,7 +198,7 @@ def load(
     try:
         while True:
             while len(coming) <= (prefetch if workers else 0) and (plan := next(source, None)) is not None:
-                coming.append(_Coming(pool, draw, recipe, plan))
+                coming.append(_Coming(pool, draw, recipe, plan, is_pinned))
             if not coming:
                 return
             batch = coming.popleft().batch()
@@ -214,12 +220,13 @@ class _Coming:
         draw: Callable[[int, int], Item],
         recipe: Recipe,
         plan: Planned,
+        is_pinned: bool,
     ) -> None:
         side = recipe.transform.side_px
-        self.bucket = plan.text_bucket
-        self.images = np.empty((len(plan.positions), 3, side, side), dtype=np.uint8)
-        starts = range(0, len(plan.positions), _ROWS_A_TASK)
-        tasks = [(plan.positions[i : i + _ROWS_A_TASK], self.images[i : i + _ROWS_A_TASK]) for i in starts]
+        self.bucket, self.is_pinned = plan.text_bucket, is_pinned
+        self.images = torch.empty((len(plan.positions), 3, side, side), dtype=torch.uint8, pin_memory=is_pinned)
+        starts, images = range(0, len(plan.positions), _ROWS_A_TASK), self.images.numpy()
+        tasks = [(plan.positions[i : i + _ROWS_A_TASK], images[i : i + _ROWS_A_TASK]) for i in starts]
         recipe = replace(recipe, max_tokens=min(recipe.max_tokens, plan.text_bucket))
         work = partial(fill, draw, recipe)
         self.parts = [work(*task) if pool is None else pool.submit(work, *task) for task in tasks]
@@ -227,7 +234,8 @@ class _Coming:
     def batch(self) -> Batch:
         """Waits for the workers. Raises what they raised."""
         rows = [row for part in self.parts for row in (part.result() if isinstance(part, Future) else part)]
-        return _pack(rows, self.images, self.bucket)
+        packed = _pack(rows, self.images, self.bucket)
+        return packed.moved(Tensor.pin_memory) if self.is_pinned else packed
 
 
 def whole(
@@ -241,9 +249,9 @@ def whole(
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
     recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = np.empty((len(items), 3, side_px, side_px), dtype=np.uint8)
+    images = torch.empty((len(items), 3, side_px, side_px), dtype=torch.uint8)
     rows = []
-    for item, image in zip(items, images, strict=True):
+    for item, image in zip(items, images.numpy(), strict=True):
         try:
             rows.append(recipe.row(item, recipe.words(item), image))
         except DecodeError as error:

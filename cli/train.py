@@ -95,7 +95,7 @@ def run(config: TrainConfig, resume: bool) -> int:
     result = train(
         objective.to(device),
         state,
-        batches(stream, config, state.position),
+        batches(stream, config, state.position, device),
         folder,
         resume_from=resume_from,
         validate=validate,
@@ -206,8 +206,8 @@ def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:
         )
 
 
-def batches(stream: Stream, config: TrainConfig, position: int) -> Iterator[Batch]:
-    """This rank's micro-batches from a position of the stream on."""
+def batches(stream: Stream, config: TrainConfig, position: int, device: torch.device) -> Iterator[Batch]:
+    """This rank's micro-batches from a position of the stream on, in memory from which `device` copies without waiting."""
     data = config.data
     plans = stream.micro_batches(position, batch=config.optim.batch, rank=distributed.rank(), world=distributed.world())
     return load(
@@ -219,6 +219,7 @@ def batches(stream: Stream, config: TrainConfig, position: int) -> Iterator[Batc
         config.run.seed,
         data.workers or os.cpu_count() or 1,
         max_tokens=data.max_tokens,
+        is_pinned=device.type == "cuda",
     )
 
 

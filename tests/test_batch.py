@@ -331,3 +331,11 @@ def test_an_evaluation_batch_has_all_texts_and_the_whole_image():
 def test_an_evaluation_image_is_never_replaced():
     with pytest.raises(BatchError, match=r"expected a readable JPEG, PNG or WebP image, found .*: pets-4"):
         whole([item(3), item(4, image=b"no image")], 24, TOKENIZER)
+
+
+@pytest.mark.gpu
+def test_pinned_batches_are_page_locked():
+    batch = loaded([Plan((0, 1))], is_pinned=True)[0]
+    assert all(
+        tensor.is_pinned() for tensor in vars(batch).values() if isinstance(tensor, torch.Tensor) and len(tensor)
+    )

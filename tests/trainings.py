@@ -43,7 +43,9 @@ def after(steps: int) -> Callable[[], bool]:
 def lines(run: Path) -> list[dict[str, Any]]:
     """Figures without the clock's."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("images_per_s", "data_wait")} for line in lines
+    ]
 
 
 def tensors(run: Path) -> dict[str, Tensor]:

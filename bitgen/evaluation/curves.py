@@ -28,6 +28,7 @@ OTHERS = {
     "temperature": "Temperature of the contrast",
     "grad_norm": "Gradient norm before clipping",
     "images_per_s": "Images a second",
+    "data_wait": "Share of the time without a batch",
 }
 GROUPS = {"gate_image": "Fusion gates, image side", "gate_text": "Fusion gates, text side"}
 """Fields that begin so share a chart."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitgen.batch import Batch
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import mean_over_ranks, world
@@ -33,6 +34,17 @@ class Meter:
         self._samples: list[tuple[int, tuple[str, ...]]] = [(0, ())] * max(map(len, stored.values()), default=0)
         self._images = 0
         self._since = time.monotonic()
+        self._waited_s = 0.0
+
+    def watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the time that this rank waits for them counts in `data_wait`."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self._waited_s += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
     def add(self, step: int, figures: Mapping[str, Tensor], keys: tuple[str, ...]) -> None:
         """Scalars of one step by name, and the keys of its images."""
@@ -60,14 +72,16 @@ class Meter:
                 )
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading over steps and ranks, and `images_per_s` of all ranks. Raises as `check`.
+        """Means since the last reading over steps and ranks; `images_per_s` of all ranks; `data_wait`, the share of the
+        time, 0..1, in which this rank had no batch to work on. Raises as `check`.
 
         All ranks must call it, and `stored`, together."""
         self.check()
         means = {name: values.mean().item() for name, values in self.stored().items()}
         now = time.monotonic()
-        means["images_per_s"] = world() * self._images / max(now - self._since, 1e-9)
-        self._figures, self._samples, self._images, self._since = {}, [], 0, now
+        elapsed_s = max(now - self._since, 1e-9)
+        means["images_per_s"], means["data_wait"] = world() * self._images / elapsed_s, self._waited_s / elapsed_s
+        self._figures, self._samples, self._images, self._since, self._waited_s = {}, [], 0, now, 0.0
         return means
 
     def stored(self) -> dict[str, Tensor]:

@@ -69,6 +69,14 @@ def test_time_in_a_pause_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None
     assert meter.read()["images_per_s"] == pytest.approx(2 / 2.0)
 
 
+def test_the_time_that_a_rank_waits_for_batches_is_a_share_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 4.0, 10.0])  # made at 0, waits from 1 to 4, read at 10
+    monkeypatch.setattr("bitgen.training.metrics.time.monotonic", lambda: next(clock))
+    meter = Meter({})
+    next(meter.watched(fakes.endless()))
+    assert meter.read()["data_wait"] == pytest.approx(0.3)
+
+
 def test_a_new_run_in_an_old_folder_starts_empty(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with MetricsLog(tmp_path, fakes.config(), 0):
