@@ -73,7 +73,8 @@ def _refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
     """Raises `ConfigError` with the nearest name: tyro knows no flag of ours, and names none that is a word away."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     if message := unknown_flag("bitgen-train", names, known):
-        raise ConfigError(message)
+        is_weight = "found --data.mixture." in message
+        raise ConfigError(message + "; what the phase does not mix is named by --mixture" * is_weight)
 
 
 def _resumed(path: str) -> TrainConfig:

@@ -26,7 +26,7 @@ from cli.flags import parse
 from pipeline.validation import validator
 from shards.format import ShardError
 from shards.index import ShardIndex
-from shards.mixture import Mixture
+from shards.mixture import BLOCK, Mixture
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -56,22 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dry_run(config: TrainConfig) -> str:
     """What the run would be, as text; needs neither weights nor shards."""
     objective = summary.build_shape(config)
-    sizes = {name: _size(config, name) for name in config.data.mixture}
-    drawn = sum(sizes[name] for name, weight in config.data.mixture.items() if weight)
-    samples = config.data.samples_per_epoch or drawn
+    built = {name: index.shard_sizes for name, index in _built(config).items()}
+    sizes = {name: sum(built.get(name, ())) for name in config.data.mixture}
+    weights = {name: weight for name, weight in config.data.mixture.items() if weight and sizes[name]}
+    mixture = Mixture(weights, built, config.run.seed, config.data.size_power) if weights else None
+    shares = {name: count / BLOCK for name, count in mixture.counts.items()} if mixture else {}
+    samples = config.data.samples_per_epoch or (mixture.size if mixture else 0)
     check_side(config, objective.model)
     return "\n\n".join(
         [
             summary.format_parameters(summary.count_parameters(objective)),
-            summary.format_run(config, sizes, Schedule.of(config, samples), samples),
+            summary.format_run(config, sizes, shares, Schedule.of(config, samples), samples),
             summary.format_memory(summary.estimate_memory(config, objective, distributed.world())),
         ]
     )
 
 
-def _size(config: TrainConfig, name: str) -> int:
-    folder = Path(config.data.root) / "shards" / name
-    return len(ShardIndex.open(folder)) if folder.exists() else 0
+def _built(config: TrainConfig) -> dict[str, ShardIndex]:
+    """The datasets of the mixture that are there."""
+    folders = {name: Path(config.data.root) / "shards" / name for name in config.data.mixture}
+    return {name: ShardIndex.open(folder) for name, folder in folders.items() if folder.exists()}
 
 
 def run(config: TrainConfig, resume: bool) -> int:
@@ -136,6 +140,7 @@ def open_stream(config: TrainConfig) -> Stream:
         seed=config.run.seed,
         texts_per_image=config.data.texts_per_image,
         max_tokens=config.data.max_tokens,
+        size_power=config.data.size_power,
     )
 
 
@@ -178,7 +183,7 @@ def prepare(
         state = replace(checkpoint.read_state(folder), config=config)
         _check_holdout(state, holdout, config)
         if state.stream != mixture.fingerprint:
-            log.warning("the shards are not those that the run started with: a new order of samples starts here")
+            log.warning("mixture or shards are not those that the run started with: a new order of samples starts here")
             state = replace(state, position=0, stream=mixture.fingerprint)
         model = checkpoint.build_model(state, folder)
         checkpoint.load_weights(model, folder)

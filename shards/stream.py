@@ -43,15 +43,25 @@ class Stream:
 
     @staticmethod
     def open(
-        root: str | Path, weights: Mapping[str, float], *, seed: int, texts_per_image: int, max_tokens: int = MAX_TOKENS
+        root: str | Path,
+        weights: Mapping[str, float],
+        *,
+        seed: int,
+        texts_per_image: int,
+        max_tokens: int = MAX_TOKENS,
+        size_power: float = 1.0,
     ) -> "Stream":
         """Open the datasets that `weights` names, as `{"coarse/coco-train": 1.0}`, below the folder of all shards.
 
-        Raises `ShardError` where one cannot be opened, `ValueError` where the weights are no mixture of them.
+        Raises `ShardError` where one cannot be opened or has no sample, `ValueError` where the weights are no mixture
+        of them.
         """
         indexes = {name: ShardIndex.open(Path(root) / name) for name, weight in weights.items() if weight != 0}
+        for index in indexes.values():
+            if not len(index):
+                raise ShardError(f"expected a dataset with samples, found none: {index.folder}")
         sizes = {name: index.shard_sizes for name, index in indexes.items()}
-        mixture = Mixture({name: weights[name] for name in indexes}, sizes, seed)
+        mixture = Mixture({name: weights[name] for name in indexes}, sizes, seed, size_power)
         return Stream(indexes, mixture, texts_per_image=texts_per_image, max_tokens=max_tokens)
 
     def draw(self, position: int, attempt: int = 0) -> Item:

@@ -139,6 +139,30 @@ def test_boxes_move_with_the_crop():
     np.testing.assert_allclose(batch.boxes[0].numpy(), expected, atol=1e-6)
 
 
+def framed(position, attempt):
+    """A black photograph of 90x70 pixels whose box is white."""
+    pixels = np.zeros((70, 90, 3), dtype=np.uint8)
+    pixels[21:49, 36:72] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return item(position, [Text("a dog", (Phrase(2, 5, (Box(0.4, 0.3, 0.8, 0.7),)),))], image=file.getvalue())
+
+
+def white(image):
+    """Corners x0 y0 x1 y1 of the white part, in pixels."""
+    columns, rows = (image[0] > 127).any(0).nonzero(), (image[0] > 127).any(1).nonzero()
+    return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+
+
+def test_a_box_is_where_its_pixels_are_after_any_crop():
+    batch = loaded([Plan(tuple(range(100)))], framed, side_px=64, scale=0.2)[0]
+    row = batch.text_image[batch.phrase_text[batch.box_phrase]]
+    seen = torch.tensor([white(batch.images[i]) for i in row])
+    assert (64 * batch.boxes - seen).abs().max() <= 1  # pixel; the resize blurs the edge
+    assert len(row) == 100 - batch.dropped["phrase_cropped"]
+    assert 50 < len(row) < 100
+
+
 def test_boxes_that_leave_the_crop_are_counted_and_so_are_their_phrases():
     edge = Box(0.0, 0.0, 0.01, 1.0)
     text = Text("a dog, a cat", (Phrase(2, 5, (edge, WHOLE)), Phrase(9, 12, (edge,))))

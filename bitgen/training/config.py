@@ -19,6 +19,9 @@ class DataConfig:
     """Folder that holds shards/."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size, 0 leaves it out."""
+    size_power: float = 1.0
+    """0 to 1: draws of a dataset go by weight x size ** size_power. Below 1 the small ones are seen more often, at 0 all
+    alike; 1 / T of sampling with temperature T (Source: arXiv 1907.05019, section 4.2)."""
     validation: tuple[str, ...] = ()
     """Dataset folders below shards/ to validate on."""
     samples_per_epoch: int = 0

@@ -112,13 +112,19 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     }
 
 
-def format_run(config: TrainConfig, sizes: Mapping[str, int], schedule: Schedule, samples: int) -> str:
-    """Mixture and steps as text. `sizes`: samples of each dataset in the mixture, 0 where it is not built yet."""
-    lines = ["data mixture"]
-    weighted = {name: weight * sizes[name] for name, weight in config.data.mixture.items()}
-    everything = sum(weighted.values())
-    for name, weight in config.data.mixture.items():
-        share = f"{weighted[name] / everything:6.1%} of draws" if everything else "not built yet"
+def format_run(
+    config: TrainConfig, sizes: Mapping[str, int], shares: Mapping[str, float], schedule: Schedule, samples: int
+) -> str:
+    """Mixture and steps as text.
+
+    Args:
+        sizes: samples of each dataset in the mixture, 0 where it is not built yet.
+        shares: of the draws, 0..1, of each dataset that is built and not left out.
+    """
+    data = config.data
+    lines = ["data mixture" if data.size_power == 1 else f"data mixture by weight x samples ** {data.size_power:g}"]
+    for name, weight in data.mixture.items():
+        share = f"{shares.get(name, 0):6.1%} of draws" if sizes[name] else "not built yet"
         lines.append(f"  {name:<36}{sizes[name]:>12,} samples  weight {weight:<6g} {share}")
     draws = config.optim.batch * config.optim.accumulation
     if not samples:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitgen.training.phases import configure
-from cli.flags import flags
+from cli.flags import flags, parse
 from cli.train import main
 
 
@@ -21,7 +21,6 @@ from cli.train import main
         ("--phaze", "--phase"),
         ("--dryrun", "--dry-run"),
         ("--model.vision.lorarank", "--model.vision.lora-rank"),
-        ("--data.mixture.coarse/coco-trian", "--data.mixture.coarse/coco-train"),
     ],
 )
 @pytest.mark.parametrize("value", [["1"], []])
@@ -33,9 +32,28 @@ def test_an_unknown_flag_is_refused_with_the_nearest_name(
     assert capsys.readouterr() == ("", line)
 
 
+def test_the_weight_of_an_unknown_dataset_is_refused_with_the_nearest_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--data.mixture.coarse/coco-trian", "1"]) == 2
+    line = (
+        "bitgen-train: expected a flag of bitgen-train, found --data.mixture.coarse/coco-trian; "
+        "the nearest is --data.mixture.coarse/coco-train (see --help); what the phase does not mix is named by --mixture\n"
+    )
+    assert capsys.readouterr() == ("", line)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    ["--optim.lr fast", "--optim.epochs", "--run.device tpu", "--phase middle", "surplus", "--optim.epochs 2.5"],
+    [
+        "--optim.lr fast",
+        "--data.mixture.coarse/coco-train much",
+        "--optim.epochs",
+        "--run.device tpu",
+        "--phase middle",
+        "surplus",
+        "--optim.epochs 2.5",
+    ],
 )
 def test_a_wrong_value_is_wrong_use(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -53,6 +71,8 @@ def test_a_wrong_value_is_wrong_use(capsys: pytest.CaptureFixture[str], argument
         ("--model.heads 0", "expected model.heads to be within [1, inf), found 0"),
         ("--run.name ../x", "expected run.name to be a plain folder name, found '../x'"),
         ("--data.mixture.coarse/coco-train -1", "expected data.mixture to be finite weights of 0 or more"),
+        ("--data.mixture.coarse/coco-train nan", "expected data.mixture to be finite weights of 0 or more"),
+        ("--data.size-power 1.5", "expected data.size_power to be within [0, 1], found 1.5"),
     ],
 )
 def test_a_value_out_of_its_range_is_wrong_use(
@@ -65,10 +85,16 @@ def test_a_value_out_of_its_range_is_wrong_use(
     assert message in capsys.readouterr().err
 
 
-def test_a_name_with_an_underscore_can_be_weighed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data.mixture.coarse/vg-train", "3", "--dry-run"]) == 0
-    line = next(x for x in capsys.readouterr().out.splitlines() if "vg-train" in x)
-    assert "weight 3" in line
+@pytest.mark.parametrize("name", ["coarse/vg-train", "coarse/my_own-train", "fine/refcoco+-train", "coco"])
+def test_any_dataset_is_weighed_by_its_name(name: str) -> None:
+    _, config = parse(["--mixture", "coarse/other", name, f"--data.mixture.{name}", "2.5"])
+    assert config.data.mixture == {"coarse/other": 1.0, name: 2.5}
+
+
+def test_the_phase_s_own_datasets_are_weighed_by_their_names() -> None:
+    _, config = parse(["--phase", "fine", "--data.mixture.coarse/coco-train", "0", "--data.mixture.fine/mixed-train=2"])
+    weights = [config.data.mixture[name] for name in ("coarse/coco-train", "fine/mixed-train", "fine/refcoco-train")]
+    assert weights == [0.0, 2.0, 1.0]
 
 
 def test_a_dry_run_prints_the_exact_table_without_weights_or_shards(
@@ -91,6 +117,7 @@ FLAGS = """
 --phase
 --data.root
 --data.mixture
+--data.size-power
 --data.validation
 --data.samples-per-epoch
 --data.image-px

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgen.training import checkpoint
-from cli.train import listen_for_stop, main
+from cli.flags import parse
+from cli.train import listen_for_stop, main, open_stream
 from tests import fakes
 from tests.trainings import lines
 
@@ -45,6 +46,8 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a training and an evaluation dataset."""
     root = tmp_path_factory.mktemp("data")
     fakes.write_shards(root, "coarse/squares")
+    fakes.write_shards(root, "coarse/more", 2, first=50)
+    fakes.write_shards(root, "coarse/none", 0)
     fakes.write_shards(root, "coarse/others", holdout="1" * 64, first=100)
     fakes.write_shards(root, "eval/squares", role="eval", first=200)
     return root
@@ -76,6 +79,11 @@ def _refused(capsys: pytest.CaptureFixture[str], code: int, arguments: list[str]
 def test_a_missing_dataset_is_named(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
     line = _refused(capsys, 1, _tiny(squares, tmp_path, "--mixture", "coarse/nothing"))
     assert line == f"expected a finished dataset, found no dataset.json: {squares}/shards/coarse/nothing"
+
+
+def test_a_dataset_without_samples_is_named(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
+    line = _refused(capsys, 1, _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/none"))
+    assert line == f"expected a dataset with samples, found none: {squares}/shards/coarse/none"
 
 
 def test_evaluation_data_is_never_trained_on(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
@@ -209,18 +217,39 @@ def test_the_fine_phase_takes_over_the_shape_and_the_weights(
     assert [name for name in names if not torch.allclose(after[name], before[name], rtol=0, atol=1e-6)] == []
 
 
+def _stopped(whole: Path, runs: Path, was: str, now: str) -> Path:
+    """The run as it was 4 steps before its end, its configuration changed from `was` to `now`."""
+    shutil.copytree(whole / "squares", runs / "squares")
+    shutil.rmtree(runs / "squares" / "checkpoints" / "step-00000060")
+    state = checkpoint.find(runs / "squares", last=True) / "state.json"
+    state.write_text(state.read_text().replace(was, now))
+    return runs / "squares"
+
+
 def test_changed_shards_start_a_new_order(
     caplog: pytest.LogCaptureFixture, squares: Path, whole: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(whole / "squares", tmp_path / "squares")
-    shutil.rmtree(tmp_path / "squares" / "checkpoints" / "step-00000060")
     fakes.write_shards(tmp_path, "coarse/squares", 12)
-    last = checkpoint.find(tmp_path / "squares", last=True)
-    text = (last / "state.json").read_text()
-    (last / "state.json").write_text(text.replace(str(squares), str(tmp_path)))
-    assert main(["--resume", str(tmp_path / "squares")]) == 0
+    run = _stopped(whole, tmp_path, str(squares), str(tmp_path))
+    assert main(["--resume", str(run)]) == 0
     assert "a new order of samples starts here" in caplog.text
-    assert checkpoint.read_state(checkpoint.find(tmp_path / "squares")).position == 4 * 4
+    assert checkpoint.read_state(checkpoint.find(run)).position == 4 * 4
+
+
+def test_a_changed_mixture_starts_a_new_order(caplog: pytest.LogCaptureFixture, whole: Path, tmp_path: Path) -> None:
+    run = _stopped(whole, tmp_path, '"coarse/squares": 1.0', '"coarse/squares": 1.0, "coarse/more": 2.0')
+    assert main(["--resume", str(run)]) == 0
+    assert (
+        "mixture or shards are not those that the run started with: a new order of samples starts here" in caplog.text
+    )
+    assert checkpoint.read_state(checkpoint.find(run)).position == 4 * 4
+
+
+def test_the_same_mixture_goes_on_in_its_order(caplog: pytest.LogCaptureFixture, whole: Path, tmp_path: Path) -> None:
+    run = _stopped(whole, tmp_path, '"coarse/squares": 1.0', '"coarse/squares": 2.0')  # alone, so still all draws
+    assert main(["--resume", str(run)]) == 0
+    assert "a new order" not in caplog.text
+    assert checkpoint.read_state(checkpoint.find(run)).position == 60 * 4
 
 
 def _weights(run: Path) -> dict[str, Tensor]:
@@ -283,6 +312,21 @@ def test_a_dry_run_of_built_shards_gives_the_steps(
     found = capsys.readouterr().out
     assert "epochs 30 x 8 draws = 60 steps of 4 images (4 x 1 micro-steps)" in found  # 0 leaves a dataset out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_gives_the_shares_of_the_stream(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    arguments = _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/more", "coarse/absent")
+    assert main([*arguments, "--data.size-power", "0.5", "--dry-run"]) == 0  # of 8 and 2 samples: 2 to 1
+    shares = [line[-15:] for line in capsys.readouterr().out.splitlines() if line.startswith("  coarse/")]
+    assert shares == [" 66.7% of draws", " 33.3% of draws", "  not built yet"]
+
+
+def test_the_power_of_the_sizes_reaches_the_stream(squares: Path, tmp_path: Path) -> None:
+    arguments = _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/more", "--data.size-power", "0")
+    stream = open_stream(parse(arguments)[1])
+    assert stream.mixture.counts == {"coarse/more": 2048, "coarse/squares": 2048}
 
 
 def test_a_dry_run_of_the_fine_phase_takes_over_the_shape(

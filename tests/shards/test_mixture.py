@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.mixture import BLOCK, Mixture, Place, shares
+from shards.mixture import BLOCK, Mixture, Place, amount, shares
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 SOURCES = st.dictionaries(st.sampled_from("abcd"), st.tuples(st.floats(0.01, 100), SIZES), min_size=1)
@@ -99,6 +99,42 @@ def test_a_weight_multiplies_the_size_of_its_source():
     assert Mixture({"a": 1.0, "b": 3.0}, {"a": [300], "b": [50, 50]}, 0).counts == {"a": 2048, "b": 2048}
 
 
+def test_at_power_zero_the_weights_alone_decide():
+    assert Mixture({"a": 1.0, "b": 3.0}, {"a": [300], "b": [50, 50]}, 0, 0.0).counts == {"a": 1024, "b": 3072}
+
+
+def test_at_power_one_half_a_source_of_four_times_the_size_is_shown_twice_as_often():
+    assert Mixture({"a": 1.0, "b": 1.5}, {"a": [300, 100], "b": [100]}, 0, 0.5).counts == {"a": 2341, "b": 1755}  # 4:3
+
+
+@few
+@given(st.floats(0.01, 100), st.integers(1, 10**15))
+def test_at_power_one_an_amount_is_exactly_weight_times_size(weight, samples):
+    assert amount(weight, samples, 1.0) == Fraction(weight) * samples
+
+
+@few
+@given(st.integers(1, 10**9), st.integers(0, 10))
+def test_a_power_is_right_to_nineteen_digits(samples, tenths):
+    # Whole numbers know it: the tenth power of samples ** 0.3 is samples ** 3, and is ten times as far off.
+    off = amount(1.0, samples, tenths / 10) ** 10 / samples**tenths - 1
+    assert abs(off) < Fraction(10, 10**19)
+
+
+@few
+@given(SOURCES, st.floats(0, 1))
+def test_every_sample_is_shown_once_per_epoch_at_any_power(sources, power):
+    weights, sizes = {n: weight for n, (weight, _) in sources.items()}, {n: s for n, (_, s) in sources.items()}
+    shown = Counter(walk(Mixture(weights, sizes, 0, power)))
+    assert set(shown.values()) == {1}
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
+def test_a_power_outside_its_range_is_refused(power):
+    with pytest.raises(ValueError, match=r"expected a size_power within 0\.\.1, found"):
+        Mixture({"a": 1.0}, {"a": [3]}, 0, power)
+
+
 def test_equal_weights_show_every_source_equally_often():
     places = walk(Mixture({"a": 1.0, "b": 1.0}, {"a": [96], "b": [32]}, 0), BLOCK)
     assert max(p.epoch for p in places if p.source == "a") == max(p.epoch for p in places if p.source == "b") == 31
@@ -156,7 +192,7 @@ def test_the_order_of_today_is_the_order_of_tomorrow():
     # Pinned: a run resumed under another NumPy or another version of this file must go on in the same order.
     mixed = Mixture({"a": 1.0, "b": 2.0}, {"a": [3, 2], "b": [4]}, 7)
     assert [(p.source, p.sample) for p in walk(mixed, 5)] == [("a", 1), ("b", 3), ("b", 2), ("b", 0), ("b", 1)]
-    assert mixed.fingerprint[:16] == "702a5c1a3acfe7e1"
+    assert mixed.fingerprint[:16] == "32d0fe531abd39f1"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +206,11 @@ def test_the_order_of_today_is_the_order_of_tomorrow():
 )
 def test_another_order_has_another_fingerprint(other):
     assert other.fingerprint != Mixture({"a": 1.0}, {"a": [3, 2]}, 7).fingerprint
+
+
+def test_another_power_has_another_fingerprint():
+    powers = (1.0, 0.5, 0.0)
+    assert len({Mixture({"a": 1.0, "b": 1.0}, {"a": [30], "b": [2]}, 7, power).fingerprint for power in powers}) == 3
 
 
 @pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, {"a": float("inf")}, {}, {"a": 0.0}])

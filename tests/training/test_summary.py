@@ -60,15 +60,28 @@ def test_the_table_ends_with_the_sum() -> None:
     ]
 
 
-def test_shares_of_the_mixture_are_weight_times_size() -> None:
-    config = fakes.config(data={"mixture": {"coarse/a": 1.0, "coarse/b": 2.0}})
-    text = summary.format_run(config, {"coarse/a": 60, "coarse/b": 10}, Schedule.of(config, 70), 70)
-    assert [line.split()[5:7] for line in text.splitlines()[1:3]] == [["75.0%", "of"], ["25.0%", "of"]]
+def test_sizes_weights_and_shares_of_the_mixture_are_named() -> None:
+    config = fakes.config(data={"mixture": {"coarse/a": 1.0, "coarse/b": 2.0, "coarse/c": 1.0, "coarse/d": 0.0}})
+    sizes = {"coarse/a": 6000, "coarse/b": 1000, "coarse/c": 0, "coarse/d": 5}
+    text = summary.format_run(config, sizes, {"coarse/a": 0.75, "coarse/b": 0.25}, Schedule.of(config, 70), 70)
+    assert [line.split() for line in text.splitlines()[:5]] == [
+        ["data", "mixture"],
+        ["coarse/a", "6,000", "samples", "weight", "1", "75.0%", "of", "draws"],
+        ["coarse/b", "1,000", "samples", "weight", "2", "25.0%", "of", "draws"],
+        ["coarse/c", "0", "samples", "weight", "1", "not", "built", "yet"],
+        ["coarse/d", "5", "samples", "weight", "0", "0.0%", "of", "draws"],
+    ]
+
+
+def test_a_power_of_the_sizes_is_named() -> None:
+    config = fakes.config(data={"mixture": {"coarse/a": 1.0}, "size_power": 0.3})
+    text = summary.format_run(config, {"coarse/a": 20}, {"coarse/a": 1.0}, Schedule.of(config, 20), 20)
+    assert text.splitlines()[0] == "data mixture by weight x samples ** 0.3"
 
 
 def test_steps_and_the_thaw_are_named() -> None:
     config = fakes.config(data={"mixture": {"coarse/a": 1.0}}, optim={"epochs": 3, "accumulation": 2})
-    text = summary.format_run(config, {"coarse/a": 20}, Schedule.of(config, 20), 20)
+    text = summary.format_run(config, {"coarse/a": 20}, {"coarse/a": 1.0}, Schedule.of(config, 20), 20)
     assert text.splitlines()[2:] == [
         "epochs 3 x 20 draws = 9 steps of 8 images (4 x 2 micro-steps)",
         "LoRA adapters thaw at step 3",
@@ -77,7 +90,7 @@ def test_steps_and_the_thaw_are_named() -> None:
 
 def test_a_mixture_that_is_not_built_has_no_steps() -> None:
     config = fakes.config(data={"mixture": {"coarse/a": 1.0}})
-    text = summary.format_run(config, {"coarse/a": 0}, Schedule.of(config, 0), 0)
+    text = summary.format_run(config, {"coarse/a": 0}, {}, Schedule.of(config, 0), 0)
     assert "not built yet" in text
     assert "steps of" not in text
 
