@@ -357,6 +357,19 @@ def test_an_evaluation_image_is_never_replaced():
         whole([item(3), item(4, image=b"no image")], 24, TOKENIZER)
 
 
+def test_a_batch_that_is_held_is_left_alone():
+    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2, prefetch=0)
+    held = next(stream).images[0, 1:]
+    before = held.clone()
+    assert len(list(stream)) == 39
+    assert torch.equal(held, before)
+
+
+def test_the_memory_of_batches_is_used_again():
+    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2)
+    assert len({batch.images.data_ptr() for batch in stream}) <= 6  # one in use, five in the making
+
+
 @pytest.mark.gpu
 def test_pinned_batches_are_page_locked():
     batch = loaded([Plan((0, 1))], is_pinned=True)[0]
