@@ -205,6 +205,7 @@ def _median(reports: Sequence[Mapping[str, Any]], runs: Sequence[Run], count: in
         "epoch_s": round(epoch_s, 3),
         "first_batch_s": None if None in first else round(statistics.median(first), 3),
         "imports_s": round(statistics.median(report["imports_s"] for report in reports), 3),
+        "imports_mb": round(statistics.median(report["imports_mb"] for report in reports), 1),
         "cpu_ms_per_image": round(1e3 * cpu_s / count, 4),
     }
 

@@ -24,11 +24,13 @@ _VERSIONS = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
 
 def run(name: str, root: Path, count: int, workers: int) -> dict[str, object]:
     """Seconds from just before the loader is constructed to its first batch and to its last; before that, seconds and
-    CPU seconds that the process took so far, mostly for imports; the mean of some pixels, to compare with others'.
+    CPU seconds that the process took so far, mostly for imports, and its memory; the mean of some pixels, to compare
+    with others'.
 
     Raises `AssertionError` where what comes out is not what all agreed on.
     """
     start = _find(name, root, count, workers)
+    imports_mb = private_mb()
     imports_s, imports_cpu_s = age_s(), _cpu_s()
     start_s = time.perf_counter()
     first_batch_s, seen, total, pixels = 0.0, 0, 0, 0
@@ -48,6 +50,7 @@ def run(name: str, root: Path, count: int, workers: int) -> dict[str, object]:
         "first_batch_s": first_batch_s if pixels else None,
         "imports_s": imports_s,
         "imports_cpu_s": imports_cpu_s,
+        "imports_mb": imports_mb,
         "pixel_mean": total / pixels if pixels else None,
         "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
     }
@@ -70,6 +73,12 @@ def age_s() -> float:
     """Seconds since this process began (Linux), to a hundredth."""
     after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def private_mb() -> float:
+    """Of this process, mapped files apart (Linux)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
 
 
 def _cpu_s() -> float:

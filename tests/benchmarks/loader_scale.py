@@ -21,7 +21,7 @@ from shards.index import DATASET, INDEX, write_index_tables
 from shards.stream import Stream
 from tests.benchmarks.loader_data import write_dataset
 from tests.benchmarks.loader_ours import batches
-from tests.benchmarks.loader_run import age_s
+from tests.benchmarks.loader_run import age_s, private_mb
 from tests.benchmarks.loader_terms import BATCH, SOURCES, TEXTS_PER_IMAGE
 
 DRAWS = 20_480
@@ -77,17 +77,13 @@ def measure(root: Path, workers: int) -> dict[str, Any]:
             stream.draw(position)
     drawn_s = time.process_time() - cpu_s
     return {
+        "samples": stream.mixture.size,
         "first_batch_s": first_s,
         "first_batch_with_imports_s": before_s + first_s,
         "us_per_sample": 1e6 * drawn_s / DRAWS,
         "us_per_sample_whole": 1e6 * whole_s / WHOLE,
-        "private_mb": _private_mb(),
+        "private_mb": private_mb(),
     }
-
-
-def _private_mb() -> float:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
 
 
 if __name__ == "__main__":
