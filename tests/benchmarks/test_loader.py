@@ -68,5 +68,5 @@ def test_ratios_are_of_the_fastest() -> None:
 
 
 def test_a_peer_that_cannot_be_installed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="absent-1.0"):
+    with pytest.raises(BenchError, match=r"absent-1\.0"):
         environments.prepare(tmp_path / "environment", [str(tmp_path / "absent-1.0-py3-none-any.whl")])
