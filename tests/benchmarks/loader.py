@@ -27,7 +27,6 @@ from tests.benchmarks.harness import (
     ROOT,
     BenchError,
     Contestant,
-    Run,
     commit,
     in_turn,
     load,
@@ -144,16 +143,11 @@ def _rates(
     contestants = [_contestant(name, Path(sys.executable), work, options, reports) for name in ALONE]
     for name, python in pythons.items():
         contestants += [_contestant(each, python, work, options, reports) for each in (name, f"{name}{OUR_DECODE}")]
-    runs = in_turn(contestants, options.repetitions, log)
-    timed = {name: list(each) for name, each in reports.items()}
-    _check_alike(timed)
+    in_turn(contestants, options.repetitions, log)
+    _check_alike(reports)
     watched = {each.name: memory.together(each.commands[0], log, each.environment) for each in contestants}
-    medians = {name: _median(timed[name], runs[name], options.count) | watched[name] for name in timed}
-    found = {
-        name: [report | {"cpu_s": run.cpu_s} for report, run in zip(timed[name], runs[name], strict=True)]
-        for name in timed
-    }
-    return {"ratios": ratios(medians), "figures": figures(medians), "medians": medians, "runs": found}
+    medians = {name: _median(each, options.count) | watched[name] for name, each in reports.items()}
+    return {"ratios": ratios(medians), "figures": figures(medians), "medians": medians, "runs": reports}
 
 
 def _contestant(
@@ -196,17 +190,19 @@ def _check_alike(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
                 raise BenchError(f"expected pixels of {wanted['pixel_mean']:.2f} on average, found {mean:.2f}: {name}")
 
 
-def _median(reports: Sequence[Mapping[str, Any]], runs: Sequence[Run], count: int) -> dict[str, float | None]:
-    epoch_s = statistics.median(report["epoch_s"] for report in reports)
-    cpu_s = statistics.median(run.cpu_s - report["imports_cpu_s"] for run, report in zip(runs, reports, strict=True))
-    first = [report["first_batch_s"] for report in reports]
+def _median(reports: Sequence[Mapping[str, Any]], count: int) -> dict[str, float | None]:
+    """Of every figure for itself."""
+
+    def middle(name: str) -> float:
+        return statistics.median(report[name] for report in reports)
+
     return {
-        "images_per_s": round(count / epoch_s, 1),
-        "epoch_s": round(epoch_s, 3),
-        "first_batch_s": None if None in first else round(statistics.median(first), 3),
-        "imports_s": round(statistics.median(report["imports_s"] for report in reports), 3),
-        "imports_mb": round(statistics.median(report["imports_mb"] for report in reports), 1),
-        "cpu_ms_per_image": round(1e3 * cpu_s / count, 4),
+        "images_per_s": round(count / middle("epoch_s"), 1),
+        "epoch_s": round(middle("epoch_s"), 3),
+        "first_batch_s": None if reports[0]["first_batch_s"] is None else round(middle("first_batch_s"), 3),
+        "imports_s": round(middle("imports_s"), 3),
+        "imports_mb": round(middle("imports_mb"), 1),
+        "cpu_ms_per_image": round(1e3 * middle("cpu_s") / count, 4),
     }
 
 

@@ -23,33 +23,32 @@ _VERSIONS = ("torch", "torchvision", "numpy", "pillow", "simplejpeg")
 
 
 def run(name: str, root: Path, count: int, workers: int) -> dict[str, object]:
-    """Seconds from just before the loader is constructed to its first batch and to its last; before that, seconds and
-    CPU seconds that the process took so far, mostly for imports, and its memory; the mean of some pixels, to compare
-    with others'.
+    """Seconds from just before the loader is constructed to its first batch and to its last, and the CPU time of it with
+    all its processes; before that, seconds that the process took so far, mostly for imports, and its memory; the mean of
+    some pixels, to compare with others'.
 
     Raises `AssertionError` where what comes out is not what all agreed on.
     """
     start = _find(name, root, count, workers)
     imports_mb = private_mb()
-    imports_s, imports_cpu_s = age_s(), _cpu_s()
+    imports_s, cpu_s = age_s(), _cpu_s()
     start_s = time.perf_counter()
-    first_batch_s, seen, total, pixels = 0.0, 0, 0, 0
+    first_batch_s, epoch_s, seen, total, pixels = 0.0, 0.0, 0, 0, 0
     for images, batch in start():
         if batch is not None:
             assert batch.shape == (images, 3, SIDE_PX, SIDE_PX), batch.shape
             assert batch.dtype == torch.uint8, batch.dtype
             some = batch[:, :, ::56, ::56]
             total, pixels = total + int(some.sum()), pixels + some.numel()
-        if not seen:
-            first_batch_s = time.perf_counter() - start_s
+        epoch_s = time.perf_counter() - start_s
+        first_batch_s = first_batch_s or epoch_s
         seen += images
-    epoch_s = time.perf_counter() - start_s
     assert seen == count, f"expected {count} images, found {seen}"
     return {
         "epoch_s": epoch_s,
         "first_batch_s": first_batch_s if pixels else None,
         "imports_s": imports_s,
-        "imports_cpu_s": imports_cpu_s,
+        "cpu_s": _cpu_s() - cpu_s,
         "imports_mb": imports_mb,
         "pixel_mean": total / pixels if pixels else None,
         "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
@@ -82,8 +81,9 @@ def private_mb() -> float:
 
 
 def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    """Of this process and of its children that have ended, as workers have after the last batch."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":

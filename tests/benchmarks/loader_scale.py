@@ -62,14 +62,15 @@ def measure(root: Path, workers: int) -> dict[str, Any]:
     whole batches, and of planning and drawing alone (order, index, record, bytes) from the middle of the epoch on."""
     before_s = age_s()
     start_s = time.perf_counter()
-    loaded = batches(root, workers)
+    loaded = batches(root, workers, 2 * WHOLE // BATCH)
     next(loaded)
     first_s = time.perf_counter() - start_s
     cpu_s = time.process_time()
     for _ in islice(loaded, WHOLE // BATCH):
         pass
     whole_s = time.process_time() - cpu_s
-    loaded.close()  # type: ignore[attr-defined]
+    for _ in loaded:  # they were in the making, so that as many were in the making at the end as at the start
+        pass
     stream = Stream.open(root / "shards", SOURCES, seed=0, texts_per_image=TEXTS_PER_IMAGE)
     cpu_s = time.process_time()
     for plan in islice(stream.micro_batches(stream.mixture.size // 2, batch=BATCH), DRAWS // BATCH):

@@ -38,7 +38,7 @@ def test_batches_are_those_of_bitgen_train(data: Path) -> None:
         run={"seed": 0},
     )
     wanted = next(train.batches(train.open_stream(config), config, 0))
-    found = next(loader_ours.batches(data, 2))
+    found = next(loader_ours.batches(data, 2, 1))
     tensors = {name: value for name, value in vars(wanted).items() if isinstance(value, torch.Tensor)}
     assert found.keys == wanted.keys
     assert [name for name, value in tensors.items() if not torch.equal(getattr(found, name), value)] == []
