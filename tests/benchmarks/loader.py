@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> int:
         | {requirement: version for peer in options.peers for requirement, version in _version(peer)},
         "documentation": {name: PEERS[name].documentation for name in options.peers},
         "ratios": {},
+        "ratios_per_cpu_s": {},
         "figures": {},
         "medians": {},
         "runs": {},
@@ -89,7 +90,7 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(work, ignore_errors=True)
     if set(options.peers) == set(PEERS) and set(options.parts) == {"rates", "scale"}:
         print(f"written: {write_results('loader', results).relative_to(ROOT)}", file=sys.stderr)
-    print(json.dumps({name: results[name] for name in ("ratios", "figures", "medians")}, indent=1))
+    print(json.dumps({name: results[name] for name in ("ratios", "ratios_per_cpu_s", "figures", "medians")}, indent=1))
     return 0
 
 
@@ -147,7 +148,13 @@ def _rates(
     _check_alike(reports)
     watched = {each.name: memory.together(each.commands[0], log, each.environment) for each in contestants}
     medians = {name: _median(each, options.count) | watched[name] for name, each in reports.items()}
-    return {"ratios": ratios(medians), "figures": figures(medians), "medians": medians, "runs": reports}
+    return {
+        "ratios": ratios(medians, "images_per_s"),
+        "ratios_per_cpu_s": ratios(medians, "cpu_ms_per_image"),
+        "figures": figures(medians),
+        "medians": medians,
+        "runs": reports,
+    }
 
 
 def _contestant(
@@ -206,19 +213,20 @@ def _median(reports: Sequence[Mapping[str, Any]], count: int) -> dict[str, float
     }
 
 
-def ratios(medians: Medians) -> dict[str, float]:
-    """Images per second of ours over theirs. The bare decoder runs in threads or processes, whichever is faster."""
+def ratios(medians: Medians, unit: str) -> dict[str, float]:
+    """Of ours over theirs: in `unit` images_per_s, or in images per CPU second where it is cpu_ms_per_image, which tells
+    the same of a machine that others use too. The bare decoder runs in threads or processes, whichever is faster."""
 
     def rate(name: str) -> float:
-        return medians[name]["images_per_s"] or 0.0
+        found = medians[name][unit] or 0.0
+        return 1e3 / found if unit == "cpu_ms_per_image" else found
 
     documented = [rate(name) for name in PEERS if name in medians]
     our_decode = [rate(f"{name}{OUR_DECODE}") for name in PEERS if name in medians]
-    theirs = {"bare_decode": max(rate(name) for name in BARE)}
-    if "webdataset" in medians:
-        theirs["webdataset_readme"] = rate("webdataset")
+    theirs = {"webdataset_readme": rate("webdataset")} if "webdataset" in medians else {}
     if documented:
         theirs |= {"best_peer": max(documented), "best_peer_our_decode": max(our_decode)}
+    theirs["bare_decode"] = max(rate(name) for name in BARE)
     return {name: round(rate("ours") / their, 3) for name, their in theirs.items()}
 
 

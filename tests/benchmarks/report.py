@@ -18,10 +18,10 @@ SHARDS = {
     "index_private_mb_after_10000_reads": "MB of a process's own memory after 10,000 rows all over it",
 }
 LOADER = {
-    "webdataset_readme": "images/s of ours over webdataset, set up as its README does",
-    "best_peer": "images/s of ours over the fastest other loader as documented",
-    "best_peer_our_decode": "images/s of ours over the fastest other loader that is given our decoder",
-    "bare_decode": "images/s of ours over decode and resize of the same JPEGs and nothing else",
+    "webdataset_readme": "ours over webdataset, set up as its README does",
+    "best_peer": "ours over the fastest other loader as documented",
+    "best_peer_our_decode": "ours over the fastest other loader that is given our decoder",
+    "bare_decode": "ours over decode and resize of the same JPEGs and nothing else",
     "pixel_error": "mean difference from Pillow's antialiased bicubic in grey levels: less is better",
     "first_batch_s": "seconds from opening the datasets to the first batch, imports apart",
     "private_mb": "most MB of all its processes at one time, mapped files apart",
@@ -47,8 +47,14 @@ MEANINGS = {
 """What a ratio or a figure is, by benchmark."""
 
 
+BESIDE = {
+    "shards": ("ratios_apart_from_start", "whole process", "apart from start"),
+    "loader": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
+}
+"""The ratios that stand beside `ratios`, and what the two columns are called."""
 CONDITIONS = ("page_cache", "disk", "threads")
 UNTOLD = ("start_cpu_s", "cpu_ms_per_image_apart", "epoch_s")
+"""Medians that the page has no room for."""
 
 
 def main() -> None:
@@ -76,7 +82,6 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _ratios(found, meanings)
     figures = found["figures"]
     yield from _table(("figure", "", ""), [(k, _said(v), meanings.get(k, "")) for k, v in figures.items()])
-    # What a table of 10 columns has no room for is in the JSON.
     keys = [key for key in next(iter(found["medians"].values())) if key not in UNTOLD]
     rows = [(name, *(_said(each[key]) for key in keys)) for name, each in found["medians"].items()]
     yield from _table(("median of", *keys), rows)
@@ -85,13 +90,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ratios(found: Mapping[str, Any], meanings: Mapping[str, str]) -> Iterator[str]:
-    ratios = found["ratios"]
-    if "ratios_apart_from_start" not in found:
-        yield from _table(("ratio", "", ""), [(k, _said(v), meanings.get(k, "")) for k, v in ratios.items()])
-        return
-    apart = found["ratios_apart_from_start"]
-    rows = [(k, _said(v), _said(apart.get(k, "")), meanings.get(k, "")) for k, v in ratios.items()]
-    yield from _table(("ratio", "whole process", "apart from start", ""), rows)
+    """Each with what is told of it beside."""
+    beside, name, head = BESIDE[found["bench"]]
+    rows = [(k, _said(v), _said(found[beside].get(k, "")), meanings.get(k, "")) for k, v in found["ratios"].items()]
+    yield from _table(("ratio", name, head, ""), rows)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
