@@ -1,11 +1,13 @@
 """Photographs to measure with: copies of a folder's JPEGs, made distinct without touching a pixel, and captions."""
 
+import io
 import json
 import random
 from pathlib import Path
 from typing import Any
 
 import simplejpeg
+from PIL import Image
 
 _WORDS = (
     "a a a the of on in with and two man woman dog cat street red white small large sitting standing riding holding "
@@ -31,6 +33,23 @@ def distinct(photo: bytes, number: int) -> bytes:
     return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + photo[2:]
 
 
+def shrink(photo: bytes, longer_px: int) -> bytes:
+    """The same picture, its longer side `longer_px`, as a JPEG of quality 90; as it is where it is no larger."""
+    with Image.open(io.BytesIO(photo)) as image:
+        if max(image.size) <= longer_px:
+            return photo
+        small = image.convert("RGB")
+        small.thumbnail((longer_px, longer_px), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def caption(dice: random.Random, fewest: int = 7, most: int = 13) -> str:
+    """Drawn words."""
+    return " ".join(dice.choices(_WORDS.split(), k=dice.randint(fewest, most)))
+
+
 def write_coco(photos: list[Path], folder: Path, count: int) -> int:
     """Fills `folder` as COCO lays out a split: `photos/`, `captions.json`. Returns the bytes of all photographs.
 
@@ -38,7 +57,7 @@ def write_coco(photos: list[Path], folder: Path, count: int) -> int:
     on average.
     """
     (folder / "photos").mkdir(parents=True)
-    dice, words = random.Random(0), _WORDS.split()
+    dice = random.Random(0)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     size_bytes = 0
@@ -50,8 +69,7 @@ def write_coco(photos: list[Path], folder: Path, count: int) -> int:
         size_bytes += len(photo)
         images.append({"id": id, "file_name": name, "width": width, "height": height, "license": 4})
         for _ in range(CAPTIONS):
-            caption = " ".join(dice.choices(words, k=dice.randint(7, 13)))
-            annotations.append({"id": len(annotations), "image_id": id, "caption": caption})
+            annotations.append({"id": len(annotations), "image_id": id, "caption": caption(dice)})
     document = {"licenses": [{"id": 4, "name": "CC BY", "url": ""}], "images": images, "annotations": annotations}
     (folder / "captions.json").write_text(json.dumps(document))
     return size_bytes

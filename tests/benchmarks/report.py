@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.benchmarks.harness import RESULTS
 
-MEANINGS = {
+SHARDS = {
     "webdataset_writer": "images/s of bitgen-shards over webdataset's ShardWriter, the same checks and records",
     "bare_decode": "images/s of bitgen-shards over a strict JPEG decode of the same files and nothing else",
     "tar": "images/s of bitgen-shards --check header (header, sha256, records, index) over plain tar",
@@ -17,6 +17,44 @@ MEANINGS = {
     "index_private_mb": "MB of a process's own memory for it",
     "index_private_mb_after_10000_reads": "MB of a process's own memory after 10,000 rows all over it",
 }
+LOADER = {
+    "webdataset_readme": "ours over webdataset, set up as its README does",
+    "best_peer": "ours over the fastest other loader as documented",
+    "best_peer_our_decode": "ours over the fastest other loader that is given our decoder",
+    "bare_decode": "ours over decode and resize of the same JPEGs and nothing else",
+    "pixel_error": "mean difference from Pillow's antialiased bicubic in grey levels: less is better",
+    "first_batch_s": "seconds from opening the datasets to the first batch, imports apart",
+    "private_mb": "most MB of all its processes at one time, mapped files apart",
+    "private_mb_least_peer": "likewise of the peer that has least",
+    "unshared_mb": "most MB that its processes each have to themselves",
+    "unshared_mb_least_peer": "likewise of the peer that has least",
+    "proportional_mb": "most MB of all its processes, mapped files among them",
+    "proportional_mb_least_peer": "likewise of the peer that has least",
+}
+LOADER_AT_SCALE = {
+    "samples_{}": "samples of the two indexes",
+    "first_batch_{}_s": "seconds from opening them to the first batch, in a fresh process, imports apart",
+    "first_batch_with_imports_{}_s": "likewise from the start of the process",
+    "us_per_sample_{}": "CPU microseconds to plan and draw a sample: order, index, record and bytes",
+    "us_per_sample_whole_{}": "CPU microseconds a sample of whole batches",
+    "private_mb_{}": "MB of the process at the end, mapped files apart",
+}
+MEANINGS = {
+    "shards": SHARDS,
+    "loader": LOADER
+    | {name.format(scale): text for scale in ("10k", "1m", "5m") for name, text in LOADER_AT_SCALE.items()},
+}
+"""What a ratio or a figure is, by benchmark."""
+
+
+BESIDE = {
+    "shards": ("ratios_apart_from_start", "whole process", "apart from start"),
+    "loader": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
+}
+"""The ratios that stand beside `ratios`, and what the two columns are called."""
+CONDITIONS = ("page_cache", "disk", "threads")
+UNTOLD = ("start_cpu_s", "cpu_ms_per_image_apart", "epoch_s")
+"""Medians that the page has no room for."""
 
 
 def main() -> None:
@@ -28,30 +66,34 @@ def main() -> None:
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    machine = found["machine"]
+    machine, meanings = found["machine"], MEANINGS[found["bench"]]
     yield f"## {found['bench']}"
     yield ""
     yield f"{found['input']}."
     yield ""
+    kept = [f"{name.replace('_', ' ').capitalize()}: {found[name]}." for name in CONDITIONS if name in found]
     yield (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']},"
         f" Python {machine['python']}; {', '.join(f'{k} {v}' for k, v in found['versions'].items())};"
         f" commit {found['commit']}. {found['processes']} processes each, {found['repetitions']} repetitions in turn,"
-        f" medians. Page cache: {found['page_cache']}. Disk: {found['disk']}. Other load before the start:"
-        f" {found['load_before']}."
+        f" medians. {' '.join(kept)} Other load before the start: {found['load_before']}."
     )
     yield ""
-    yield from _table(("ratio", "whole process", "apart from start", ""), _ratios(found))
+    yield from _ratios(found, meanings)
     figures = found["figures"]
-    yield from _table(("figure", "", ""), [(k, _said(v), MEANINGS.get(k, "")) for k, v in figures.items()])
-    keys = ("wall_s", "cpu_s", "start_wall_s", "images_per_s", "images_per_s_apart", "cpu_ms_per_image")
+    yield from _table(("figure", "", ""), [(k, _said(v), meanings.get(k, "")) for k, v in figures.items()])
+    keys = [key for key in next(iter(found["medians"].values())) if key not in UNTOLD]
     rows = [(name, *(_said(each[key]) for key in keys)) for name, each in found["medians"].items()]
     yield from _table(("median of", *keys), rows)
+    peers = found.get("documentation", {})
+    yield from _table(("peer", "set up as in"), [(name, address) for name, address in peers.items()])
 
 
-def _ratios(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    apart = found["ratios_apart_from_start"]
-    return [(k, _said(v), _said(apart.get(k, "")), MEANINGS.get(k, "")) for k, v in found["ratios"].items()]
+def _ratios(found: Mapping[str, Any], meanings: Mapping[str, str]) -> Iterator[str]:
+    """Each with what is told of it beside."""
+    beside, name, head = BESIDE[found["bench"]]
+    rows = [(k, _said(v), _said(found[beside].get(k, "")), meanings.get(k, "")) for k, v in found["ratios"].items()]
+    yield from _table(("ratio", name, head, ""), rows)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

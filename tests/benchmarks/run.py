@@ -5,9 +5,9 @@ python -m tests.benchmarks.run [NAME] [options of that benchmark]
 
 import sys
 
-from tests.benchmarks import report, shards
+from tests.benchmarks import loader, report, shards
 
-BENCHES = {"shards": shards.main}
+BENCHES = {"loader": loader.main, "shards": shards.main}
 
 
 def main(arguments: list[str]) -> int:
