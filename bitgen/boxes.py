@@ -6,6 +6,7 @@ Everything is computed in float32 or wider, also under autocast: areas of small 
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -59,14 +60,12 @@ def enclose(boxes: Tensor, group: Tensor, groups: int) -> Tensor:
 
 def to_corners(centres: Tensor) -> Tensor:
     """Centre, width and height [..., 4] to corners [..., 4], not clamped to the image."""
-    middle, size = centres[..., :2], centres[..., 2:]
-    return torch.cat((middle - size / 2, middle + size / 2), dim=-1)
+    return box_convert(centres, "cxcywh", "xyxy")
 
 
 def to_centres(corners: Tensor) -> Tensor:
     """The inverse of `to_corners`."""
-    low, high = corners[..., :2], corners[..., 2:]
-    return torch.cat(((low + high) / 2, high - low), dim=-1)
+    return box_convert(corners, "xyxy", "cxcywh")
 
 
 def _wide(boxes: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resized_crop
+from torch.nn import functional as F
 
 from bitgen.pixels import MAX_PIXELS, DecodeError, rgb
 
@@ -71,10 +70,10 @@ class Transform:
         On x86 this runs on the calling thread alone (AVX2 kernel: CPU time equals wall time), so decoding threads need
         no `torch.set_num_threads`, which would leak into every thread that the process starts later.
         """
+        # What torchvision's resize calls; torchvision itself takes 90 MB and half a second of every process that loads it.
         x0, y0, x1, y1 = crop
-        return resized_crop(
-            pixels, y0, x0, y1 - y0, x1 - x0, [self.side_px, self.side_px], InterpolationMode.BICUBIC, antialias=True
-        )
+        seen, side = pixels[None, :, y0:y1, x0:x1], (self.side_px, self.side_px)
+        return F.interpolate(seen, side, mode="bicubic", align_corners=False, antialias=True)[0]
 
 
 def move_boxes(boxes: NDArray[np.float64], crops: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
