@@ -154,7 +154,9 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
     for name, index in stream.indexes.items():
         absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
         if absent:
-            raise ShardError(f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.folder}")
+            raise ShardError(
+                f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.files.place}"
+            )
         if index.dataset["role"] == "eval":
             raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
     hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}

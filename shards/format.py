@@ -1,7 +1,6 @@
 """Bytes become a tar, and back: plain webdataset shards, an image member and then a JSON member per sample."""
 
 import hashlib
-import mmap
 import os
 import re
 import tarfile
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from bitgen.disk import room_for, sync
 from bitgen.record import RecordError, Sample, image_id
@@ -27,6 +27,14 @@ _COPY_BYTES = 16 << 20
 
 class ShardError(Exception):
     """A shard, its index or its dataset.json is not what it should be."""
+
+
+class Sliced(Protocol):
+    """A shard's bytes, as far as they are asked for: `bytes`, a map, or `shards.files.ShardFile`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ def _entry(sample: Sample, place: tuple[int, int, int, int, int], extension: str
     )
 
 
-def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sample, bytes]:
+def read_sample(shard: Sliced, entry: Entry, where: str) -> tuple[Sample, bytes]:
     """The sample that `entry` places in `shard`, and its encoded image, both copied out.
 
     Raises `ShardError`, naming `where` and the member, when the key could be a path, when a member leaves the file,
@@ -212,7 +220,7 @@ def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sam
     return sample, image
 
 
-def read_members(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[bytes, bytes]:
+def read_members(shard: Sliced, entry: Entry, where: str) -> tuple[bytes, bytes]:
     """The record, as JSON, and the encoded image that `entry` places in `shard`. Raises as `read_sample` does."""
     if _KEY.fullmatch(entry.key) is None:
         raise ShardError(f"expected a key like {_KEY.pattern}, found {entry.key!r}: {where}")
@@ -220,7 +228,7 @@ def read_members(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[by
     return _member(shard, f"{entry.key}.json", entry.json_offset, entry.json_size, where), image
 
 
-def _member(shard: bytes | mmap.mmap, name: str, offset: int, size: int, where: str) -> bytes:
+def _member(shard: Sliced, name: str, offset: int, size: int, where: str) -> bytes:
     if offset < _BLOCK or size < 0 or offset + size > len(shard):
         raise ShardError(f"expected {name} within {len(shard)} bytes, found [{offset}, {offset + size}): {where}")
     found = shard[offset - _BLOCK : offset - _BLOCK + 100].rstrip(b"\0")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgen.disk import file_sha256
 from bitgen.pixels import DecodeError, grey, size
 from bitgen.record import Sample
+from shards.files import check_sha256
 from shards.format import Entry, ShardError, scan, shard_name
 from shards.index import DATASET, ShardIndex
 
@@ -76,9 +76,7 @@ def _check_keys(index: ShardIndex) -> None:
 def _read_shard(index: ShardIndex, number: int, images: bool) -> Iterator[tuple[Entry, Sample]]:
     """The samples of a shard as it holds them, each compared with the index."""
     path, listed = index.folder / shard_name(number), index.dataset["shards"][number]
-    digest = file_sha256(path)
-    if digest != listed["sha256"]:
-        raise ShardError(f"expected sha256 {listed['sha256']}, found {digest}: {path}")
+    check_sha256(path, listed["sha256"], str(path))
     first, found = sum(index.shard_sizes[:number]), 0
     for entry, sample, image in scan(path):
         if found == listed["samples"]:
