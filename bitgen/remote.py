@@ -4,12 +4,14 @@ import contextlib
 import email.utils
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -36,6 +38,10 @@ _LIBRARY_ERRORS = {
 """What the packages behind fsspec raise that is no `OSError`, by the module that defines it."""
 
 
+_T = TypeVar("_T")
+_OWN = threading.local()
+
+
 class TryAgainError(Exception):
     """This try failed, the next may not; `wait_s` where the server said when."""
 
@@ -52,6 +58,10 @@ class MirrorError(Exception):
     """This mirror will not give the file."""
 
 
+class AbsentError(MirrorError):
+    """It has none."""
+
+
 @dataclass(frozen=True)
 class Arrival:
     """What a server sends of a file."""
@@ -65,10 +75,8 @@ class Arrival:
     content_type: str
     chunks: Iterator[bytes]
     """Raises `TryAgainError` where the connection is lost."""
-
-
-class _File(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    is_part: bool = False
+    """Whether the server took note of the place asked for."""
 
 
 def is_http(url: str) -> bool:
@@ -87,12 +95,27 @@ def shown(url: str | Path) -> str:
     return _URL.sub(r"\1\2", str(url))
 
 
-def opened_at(url: str, start: int, validator: str) -> AbstractContextManager[Arrival]:
+def opened_at(url: str, start: int, validator: str, *, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[Arrival]:
     """The bytes of `url` from `start` on; from 0 where the file has another `validator`, or cannot be sent in part.
 
-    An empty `validator` asks for whatever version is there. Raises `TryAgainError`, `StaleError`, `MirrorError`.
+    An empty `validator` asks for whatever version is there. After `timeout_s` without a byte the connection counts as
+    lost. Raises `TryAgainError`, `StaleError`, `MirrorError`.
     """
-    return _http(url, start, validator) if is_http(url) else _fsspec(url, start, validator)
+    if is_http(url):
+        return _http(requests.get, url, start, "", validator, timeout_s)
+    return _fsspec(url, start, validator, timeout_s)
+
+
+def read_at(url: str, start: int, stop: int, *, timeout_s: float = TIMEOUT_S) -> bytes | None:
+    """Bytes [start, stop) of `url`, fewer where the file ends; None where it is only sent whole. Raises as `opened_at`."""
+    if not is_http(url):
+        with _translated(url):
+            filesystem, path = url_to_fs(url)
+            return _in_time(lambda: filesystem.cat_file(path, start=start, end=stop), timeout_s)
+    # A connection of each thread's own, kept open: a new one takes as long as the bytes of an image.
+    session = _OWN.session = getattr(_OWN, "session", None) or requests.Session()
+    with _http(session.get, url, start, str(stop - 1), "", timeout_s) as arrival:
+        return b"".join(arrival.chunks) if arrival.is_part else None
 
 
 def size_at(url: str) -> int:
@@ -110,14 +133,17 @@ def size_at(url: str) -> int:
 
 
 @contextmanager
-def _http(url: str, start: int, validator: str) -> Iterator[Arrival]:
+def _http(
+    get: Callable[..., requests.Response], url: str, start: int, last: str, validator: str, timeout_s: float
+) -> Iterator[Arrival]:
+    """`last`: number of the last byte; empty: of the file's."""
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or last:
+        headers["Range"] = f"bytes={start}-{last}"
         if validator:
             headers["If-Range"] = validator
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+        response = get(url, headers=headers, stream=True, timeout=timeout_s)
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise MirrorError(f"expected a certificate that can be trusted, found {_reason(error)}") from error
@@ -149,12 +175,12 @@ def _answered(response: requests.Response, start: int, validator: str) -> Arriva
     if status == 206 and span.partition("-")[0] == str(start):
         if validator and found and found != validator:
             raise StaleError(f"expected the rest of {validator}, found {found}")
-        return Arrival(start, total, found, content_type, _received(response))
+        return Arrival(start, total, found, content_type, _received(response), is_part=True)
     if status == 416 and start and total == start:
         return Arrival(start, total, validator, content_type, iter(()))
     if status in (206, 416):
         raise StaleError(f"status {status} with Content-Range {span}/{whole} for a request from byte {start}")
-    raise MirrorError(f"status {status}")
+    raise (AbsentError if status in (404, 410) else MirrorError)(f"status {status}")
 
 
 def _received(response: requests.Response) -> Iterator[bytes]:
@@ -200,31 +226,49 @@ def _retry_after_s(value: str) -> float | None:
 
 
 @contextmanager
-def _fsspec(url: str, start: int, validator: str) -> Iterator[Arrival]:
+def _fsspec(url: str, start: int, validator: str, timeout_s: float) -> Iterator[Arrival]:
     with contextlib.ExitStack() as stack:
         with _translated(url):
             filesystem, path = url_to_fs(url)
             filesystem.invalidate_cache()
-            info: dict[str, Any] = filesystem.info(path)
+            info: dict[str, Any] = _in_time(lambda: filesystem.info(path), timeout_s)
             if info.get("type") == "directory":
                 raise MirrorError("expected a file, found a folder")
             # Not every filesystem has an ETag; `ukey` stands for all that it knows of a file.
             found = str(info.get("ETag") or info.get("etag") or filesystem.ukey(path))
             if validator and found != validator:
                 start = 0
-            file = stack.enter_context(filesystem.open(path, "rb"))
+            file = stack.enter_context(_in_time(lambda: filesystem.open(path, "rb"), timeout_s))
             file.seek(start)
         total = info.get("size")
-        yield Arrival(start, total if isinstance(total, int) else None, found, "", _read(url, file))
+        yield Arrival(start, total if isinstance(total, int) else None, found, "", _read(url, file, timeout_s))
 
 
-def _read(url: str, file: _File) -> Iterator[bytes]:
+def _read(url: str, file: IO[bytes], timeout_s: float) -> Iterator[bytes]:
     while True:
         with _translated(url):
-            chunk = file.read(_CHUNK_BYTES)
+            chunk = _in_time(lambda: file.read(_CHUNK_BYTES), timeout_s)
         if not chunk:
             return
         yield chunk
+
+
+def _in_time(call: Callable[[], _T], timeout_s: float) -> _T:
+    """What `call` gives. Raises `TimeoutError` where that takes longer: not every package behind fsspec has a limit, so
+    a call that never ends is left to a thread that ends with the process."""
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="bitgen-fsspec", daemon=True).start()
+    try:
+        return outcome.result(timeout_s)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer in {timeout_s:g} s") from error
 
 
 @contextmanager
@@ -236,7 +280,9 @@ def _translated(url: str) -> Iterator[None]:
         raise MirrorError(
             f"expected a package that opens {url.partition(':')[0]}: URLs, found none: {_said(error)}"
         ) from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
+        raise AbsentError(f"{type(error).__name__}: {_said(error)}") from error
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise MirrorError(f"{type(error).__name__}: {_said(error)}") from error
     except (ValueError, NotImplementedError) as error:
         raise MirrorError(f"expected a URL that fsspec opens, found {_said(error)}") from error
