@@ -23,10 +23,12 @@ from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from cli.flags import parse
+from pipeline.roots import open_root
 from pipeline.validation import validator
-from shards.format import ShardError
-from shards.index import ShardIndex
+from shards.format import NoDatasetError, ShardError
 from shards.mixture import Mixture
+from shards.patience import StoreError
+from shards.root import Root
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,13 @@ def dry_run(config: TrainConfig) -> str:
 
 
 def _size(config: TrainConfig, name: str) -> int:
-    folder = Path(config.data.root) / "shards" / name
-    return len(ShardIndex.open(folder)) if folder.exists() else 0
+    try:
+        return open_root(config.data).samples(name)
+    except NoDatasetError:
+        return 0
+    except StoreError as error:
+        log.warning("%s", error)
+        return 0
 
 
 def run(config: TrainConfig, resume: bool) -> int:
@@ -81,11 +88,12 @@ def run(config: TrainConfig, resume: bool) -> int:
     folder = Path(config.run.runs) / config.run.name
     if not resume and checkpoint.list_checkpoints(folder):
         raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
-    stream = open_stream(config)
+    root = open_root(config.data)
+    stream = open_stream(config, root)
     holdout = check_datasets(stream, config)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
     check_side(config, objective.model)
-    validate = validator(config, objective.model, holdout)
+    validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +109,7 @@ def run(config: TrainConfig, resume: bool) -> int:
         validate=validate,
         should_stop=listen_for_stop(),
     )
+    root.close()
     if distributed.rank() == 0:
         print(report(result, folder))
     distributed.leave()
@@ -122,7 +131,7 @@ def choose_device(config: TrainConfig) -> torch.device:
     return torch.device(wanted)
 
 
-def open_stream(config: TrainConfig) -> Stream:
+def open_stream(config: TrainConfig, root: Root) -> Stream:
     """The mixture's datasets in their order. Raises `ConfigError` where ranks cannot share a micro-batch of them evenly."""
     if config.optim.batch % distributed.world():
         raise ConfigError(
@@ -131,7 +140,7 @@ def open_stream(config: TrainConfig) -> Stream:
     if not config.data.mixture:
         raise ConfigError("expected data.mixture to name a dataset, found none")
     return Stream.open(
-        Path(config.data.root) / "shards",
+        root,
         config.data.mixture,
         seed=config.run.seed,
         texts_per_image=config.data.texts_per_image,

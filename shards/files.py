@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from bitgen.disk import file_sha256
-from shards.format import Entry, ShardError, Sliced
+from shards.format import Entry, NoDatasetError, ShardError, Sliced
 
 DATASET = "dataset.json"
 
@@ -56,11 +56,11 @@ class Folder:
         self._lock = Lock()
 
     def dataset(self) -> bytes:
-        """`dataset.json`. Raises `ShardError` where there is none."""
+        """`dataset.json`. Raises `NoDatasetError`."""
         try:
             return (self.path / DATASET).read_bytes()
         except FileNotFoundError as error:
-            raise ShardError(f"expected a finished dataset, found no {DATASET}: {self.place}") from error
+            raise NoDatasetError(f"expected a finished dataset, found no {DATASET}: {self.place}") from error
 
     def index(self, name: str) -> Path:
         """Where the index called `name` can be opened."""

@@ -29,6 +29,10 @@ class ShardError(Exception):
     """A shard, its index or its dataset.json is not what it should be."""
 
 
+class NoDatasetError(ShardError):
+    """There is no dataset, or it is not finished."""
+
+
 class Sliced(Protocol):
     """A shard's bytes, as far as they are asked for: `bytes`, a map, or `shards.files.ShardFile`."""
 

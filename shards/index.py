@@ -78,7 +78,7 @@ class ShardIndex:
     @staticmethod
     def of(files: Files) -> "ShardIndex":
         """Open a built dataset wherever its files are. Raises as `open` does, and what `files` raise."""
-        dataset = _read_dataset(files.dataset(), f"{files.place}/{DATASET}")
+        dataset = read_dataset(files)
         columns = Columns(files.index(INDEX))
         if columns.rows != dataset["samples"]:
             raise ShardError(f"expected {dataset['samples']} samples, found {columns.rows}: {columns.path}")
@@ -191,7 +191,9 @@ class ShardIndex:
         return f"{self.files.place}/{shard_name(shard)}"
 
 
-def _read_dataset(data: bytes, path: str) -> dict[str, Any]:
+def read_dataset(files: Files) -> dict[str, Any]:
+    """`dataset.json`, checked. Raises `ShardError`, and what `files` raise."""
+    data, path = files.dataset(), f"{files.place}/{DATASET}"
     try:
         dataset = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,16 @@ class Place:
     """Of the source: how often all of its samples have been shown before."""
     sample: int
     """Row in the source's index."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shards of a source whose samples are shown together."""
+
+    source: str
+    shards: tuple[int, ...]
+    positions_away: int
+    """About so many until the first of them is shown; 0: it has been."""
 
 
 def shares(amounts: Mapping[str, Fraction]) -> dict[str, int]:
@@ -113,6 +124,20 @@ class Mixture:
         starts, _ = self._groups(name, epoch)
         group = bisect_right(starts, step) - 1
         return Place(name, epoch, int(self._group(name, epoch, group)[step - starts[group]]))
+
+    def groups(self, position: int) -> list[Group]:
+        """Of each source the group that it stands in at `position`, then the one after it: nearest first."""
+        block, slot = divmod(position, BLOCK)
+        shown = np.bincount(self._block(block)[0][:slot], minlength=len(self.sources))
+        found = []
+        for name, within in zip(self.sources, shown.tolist(), strict=True):
+            epoch, step = divmod(block * self.counts[name] + within, self._totals[name])
+            starts, groups = self._groups(name, epoch)
+            now = bisect_right(starts, step) - 1
+            ends, groups = [*starts[1:], self._totals[name]], [*groups, self._groups(name, epoch + 1)[1][0]]
+            away = max(1, (ends[now] - step) * BLOCK // self.counts[name])
+            found += [Group(name, tuple(groups[now + i].tolist()), i * away) for i in (0, 1)]
+        return sorted(found, key=attrgetter("positions_away"))
 
     def replacement(self, position: int, attempt: int) -> Place:
         """What stands in for an unreadable sample: any one of the same source, by (seed, position, attempt); no cursor
