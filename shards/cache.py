@@ -66,17 +66,18 @@ class Cache:
 
     def keep(self, names: Collection[str]) -> None:
         """What is to be held open from now on; all else is let go. It is still read where it is needed again."""
-        with self._lock:
-            self._kept = frozenset(names)
-        self._let_go()
+        self._kept = frozenset(names)
+        self._let_go(self._kept)
 
-    def fetch(self, wanted: Wanted, stop: Event) -> ShardFile:
-        """The file, brought here unless it has come already.
+    def fetch(self, wanted: Wanted, stop: Event, *, is_awaited: bool = False) -> ShardFile:
+        """The file, brought here unless it has come already. For one that is awaited, what is kept may go.
 
         Raises `BusyError`, `RoomError`, `StoppedError` once `stop` is set, what `Patience.ask` raises, and
         `FullDiskError`. Nothing is left behind then.
         """
         self._sweep()
+        if (file := self.opened(wanted)) is not None:
+            return file
         partial = self.folder / (wanted.name + _PARTIAL)
         handle = claim(partial)
         is_whole = False
@@ -84,7 +85,7 @@ class Cache:
             if (file := self.opened(wanted)) is not None:
                 return file
             with room_for(self.path(wanted)):
-                self._make_room(wanted, handle, partial)
+                self._make_room(wanted, handle, partial, is_awaited)
                 arriving = Arriving(handle, wanted, self.limit_bytes, stop)
                 self.patience.ask(lambda: arriving.receive(self.patience.timeout_s), wanted.url, stop)
                 os.fsync(handle)
@@ -109,9 +110,9 @@ class Cache:
                 self._open.popitem(last=False)
             return file
 
-    def _let_go(self) -> None:
+    def _let_go(self, kept: frozenset[str]) -> None:
         with self._lock:
-            for name in [name for name in self._open if name not in self._kept]:
+            for name in [name for name in self._open if name not in kept]:
                 del self._open[name]
 
     def _open_whole(self, wanted: Wanted) -> ShardFile | None:
@@ -151,13 +152,13 @@ class Cache:
                 self._evict(0, "")
             self._is_swept = True
 
-    def _make_room(self, wanted: Wanted, handle: int, partial: Path) -> None:
+    def _make_room(self, wanted: Wanted, handle: int, partial: Path, is_awaited: bool) -> None:
         """Raises `RoomError`. The partial file is as long as the whole one from here on, and counts as such."""
         size = wanted.size_bytes
         with self._room():
             fits = size <= self.limit_bytes and self._evict(size, partial.name)
             if not fits and size <= self.limit_bytes:
-                self._let_go()
+                self._let_go(frozenset() if is_awaited else self._kept)
                 fits = self._evict(size, partial.name)
             if not fits:
                 limit = f"{self.limit_bytes / 1e9:.3g} GB"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bitgen.record import Sample
 from shards.columns import BLOCK_ROWS, INDEX, SCHEMA, Block, Columns, write_index, write_index_tables
 from shards.files import DATASET, Folder
-from shards.format import FORMAT_VERSION, Entry, ShardError, Sliced, read_sample, shard_name, shard_number
+from shards.format import FORMAT_VERSION, Entry, ShardError, Sliced, read_sample, shard_name
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
@@ -207,7 +207,7 @@ def read_dataset(files: Files) -> dict[str, Any]:
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
         raise ShardError(f"expected shards with file, samples, bytes and sha256, found {str(shards)[:80]}: {path}")
     for number, shard in enumerate(shards):
-        if shard_number(shard["file"]) != number:
+        if shard["file"] != shard_name(number):
             raise ShardError(f"expected {shard_name(number)}, found {shard['file']!r}: {path}")
     if (listed := sum(shard["samples"] for shard in shards)) != dataset["samples"]:
         raise ShardError(f"expected {dataset['samples']} samples in its shards, found {listed}: {path}")

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _THREADS = 4
 _BUSY_S, _FULL_S = 0.05, 0.5
 """Until a file that another process is bringing, or that had no room, is looked at again."""
+_CLOSE_S = 0.5
 
 
 class Prefetcher:
@@ -28,6 +29,7 @@ class Prefetcher:
         self._needed: dict[str, Wanted] = {}
         self._wanted: dict[str, Wanted] = {}
         self._coming: set[str] = set()
+        self._awaited: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._failed: dict[str, Exception] = {}
         """What was needed and did not come."""
@@ -62,18 +64,19 @@ class Prefetcher:
         while (found := self.cache.opened(file)) is None:
             with self._changed:
                 self.need(file)
+                self._awaited.add(file.name)
                 if (full := self._without_room.get(file.name)) is not None and time.monotonic() > until:
                     raise full
                 self._changed.wait(_FULL_S)
         return found
 
     def close(self) -> None:
-        """Ends the threads; what is half here goes."""
+        """Ends the threads, and what is half here goes; one whose store stalls ends with the process instead."""
         with self._changed:
             self._stop.set()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(_CLOSE_S)
 
     def _wake(self) -> None:
         while len(self._threads) < _THREADS:
@@ -103,7 +106,7 @@ class Prefetcher:
     def _bring(self, file: Wanted) -> None:
         error: BaseException | None = None
         try:
-            self.cache.fetch(file, self._stop)
+            self.cache.fetch(file, self._stop, is_awaited=file.name in self._awaited)
         except StoppedError:
             pass
         except (BusyError, RoomError, ShardError, OSError) as caught:
@@ -129,6 +132,7 @@ class Prefetcher:
                 self._has_warned = True
             return
         self._without_room.pop(file.name, None)
+        self._awaited.discard(file.name)
         was_needed = self._needed.pop(file.name, None) is not None
         self._wanted.pop(file.name, None)
         if isinstance(error, Exception) and was_needed:

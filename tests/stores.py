@@ -1,7 +1,10 @@
 """Datasets and files as a store has them, for tests of what reads them through a cache."""
 
 import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -40,3 +43,11 @@ def wanted(server: Server, path: str, body: bytes) -> Wanted:
 def gets(server: Server, path: str) -> int:
     """How often it was asked for."""
     return len(server.asked(path, "Range"))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Until a claim holds that another thread or process makes true."""
+    pause, until = Event(), time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until, "waited in vain"
+        pause.wait(0.005)

@@ -20,7 +20,7 @@ from shards.format import ShardError
 from shards.locks import BusyError
 from shards.patience import Patience, StoreError
 from tests.servers import Cut, Drop, Fault, Lie, Page, Server, Slow, Status, WrongBytes
-from tests.stores import HASTY, gets, wanted
+from tests.stores import HASTY, gets, wait_until, wanted
 
 ROOT = Path(__file__).parents[2]
 BODY = bytes(range(256)) * 4
@@ -34,6 +34,7 @@ prefetcher = Prefetcher(Cache(Path(sys.argv[1]), 10**9))
 files = [Wanted(*each) for each in json.loads(sys.argv[2])]
 prefetcher.want(files)
 print([len(prefetcher.wait(file)) for file in files])
+prefetcher.close()
 """
 
 
@@ -191,27 +192,18 @@ def test_a_file_that_another_process_is_bringing_is_busy(server: Server, cache: 
     file = wanted(server, "/a.tar", BODY)
     server.faults["/a.tar"] = [Slow(100)]
     process = start(cache, file)
-    wait_for_a_partial_file(process, cache)
+    wait_until(lambda: not server.faults["/a.tar"])
     with pytest.raises(BusyError):
         fetch(cache, file)
     server.release.set()
     assert process.communicate()[0] == "[1024]\n"
 
 
-def wait_for_a_partial_file(process: subprocess.Popen[str], cache: Cache) -> None:
-    while not any(path.stat().st_size for path in cache.folder.glob("*.partial")):
-        try:
-            process.wait(timeout=0.005)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError("ended before a file came")
-
-
 def test_a_process_that_is_killed_leaves_no_lock_and_no_half_file(server: Server, cache: Cache) -> None:
     file, other = wanted(server, "/a.tar", BODY), wanted(server, "/b.tar", body(1))
     server.faults["/a.tar"] = [Slow(100)]
     process = start(cache, file)
-    wait_for_a_partial_file(process, cache)
+    wait_until(lambda: not server.faults["/a.tar"])
     process.kill()
     process.communicate()
     assert (process.returncode, cache.opened(file)) == (-signal.SIGKILL, None)
