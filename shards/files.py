@@ -1,7 +1,8 @@
 """The files of a dataset in a folder of this machine, and shards open for reading.
 
-Shards are read, not mapped: a file that is cut short under a map ends the process by SIGBUS, a read of it is an error.
-A sample of 160 kB takes 16 us from the page cache, 13 us from a map; to decode it takes 2,500 us.
+Shards are read, not mapped: a file that is cut short under a map ends the process by SIGBUS, a read of it is an error;
+and while a map waits for the disk, all threads of the process wait. A sample of 160 kB takes 30 us from the page cache,
+24 us from a map; to decode it takes 2,500 us.
 """
 
 import os
@@ -23,7 +24,8 @@ _OPEN_SHARDS = 64
 
 
 class ShardFile:
-    """An open shard, sliced as bytes are. Safe to use from several threads; closed when nobody refers to it any more."""
+    """An open shard, sliced as bytes are, by a start and a stop within it. Safe to use from several threads; closed when
+    nobody refers to it any more."""
 
     def __init__(self, handle: int, size_bytes: int, where: str) -> None:
         self._handle = handle
@@ -36,9 +38,9 @@ class ShardFile:
 
     def __getitem__(self, part: slice) -> bytes:
         """Raises `ShardError` where the file does not hold these bytes any more, `OSError` where they cannot be read."""
-        start, stop, _ = part.indices(self._size_bytes)
-        data = os.pread(self._handle, max(0, stop - start), start)
-        if len(data) < stop - start:
+        size_bytes = part.stop - part.start
+        data = os.pread(self._handle, size_bytes, part.start)
+        if len(data) != size_bytes:
             found = os.fstat(self._handle).st_size
             raise ShardError(f"expected a shard of {self._size_bytes} bytes, found {found}: {self._where}")
         return data

@@ -23,6 +23,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"([0-9]{6})\.tar")
 _BLOCK = 512  # of a tar
 _COPY_BYTES = 16 << 20
+_SMALL_BYTES = 16 << 10
+"""To read a member with its header and copy it out takes less time than to read both, up to here."""
 
 
 class ShardError(Exception):
@@ -235,10 +237,14 @@ def read_members(shard: Sliced, entry: Entry, where: str) -> tuple[bytes, bytes]
 def _member(shard: Sliced, name: str, offset: int, size: int, where: str) -> bytes:
     if offset < _BLOCK or size < 0 or offset + size > len(shard):
         raise ShardError(f"expected {name} within {len(shard)} bytes, found [{offset}, {offset + size}): {where}")
-    found = shard[offset - _BLOCK : offset - _BLOCK + 100].rstrip(b"\0")
-    if found != name.encode():
+    if size <= _SMALL_BYTES:
+        whole = shard[offset - _BLOCK : offset + size]
+        header, data = whole[:100], whole[_BLOCK:]
+    else:
+        header, data = shard[offset - _BLOCK : offset - _BLOCK + 100], shard[offset : offset + size]
+    if (found := header.rstrip(b"\0")) != name.encode():
         raise ShardError(f"expected member {name} at byte {offset}, found {found!r}: {where}")
-    return shard[offset : offset + size]
+    return data
 
 
 def _record(data: bytes, key: str, where: str) -> Sample:
