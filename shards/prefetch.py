@@ -30,7 +30,10 @@ class Prefetcher:
         self._wanted: dict[str, Wanted] = {}
         self._coming: set[str] = set()
         self._awaited: set[str] = set()
+        """By threads that have nothing else to do."""
         self._not_before: dict[str, float] = {}
+        self._full_until = 0.0
+        """For all that is not awaited: to look for room is to list the cache."""
         self._failed: dict[str, Exception] = {}
         """What was needed and did not come."""
         self._without_room: dict[str, RoomError] = {}
@@ -47,6 +50,7 @@ class Prefetcher:
             for name in self._wanted.keys() - names:
                 self._needed.pop(name, None)
             self._wanted = {file.name: file for file in files}
+            self._full_until = 0.0
             self._wake()
 
     def need(self, file: Wanted) -> None:
@@ -89,7 +93,7 @@ class Prefetcher:
         while True:
             with self._changed:
                 while (file := self._next()) is None and not self._stop.is_set():
-                    self._changed.wait(_BUSY_S if self._not_before else None)
+                    self._changed.wait(_BUSY_S if self._not_before or self._full_until else None)
                 if file is None or self._stop.is_set():
                     return
                 self._coming.add(file.name)
@@ -98,8 +102,11 @@ class Prefetcher:
     def _next(self) -> Wanted | None:
         now = time.monotonic()
         self._not_before = {name: at for name, at in self._not_before.items() if at > now}
+        if self._full_until < now:
+            self._full_until = 0.0
         for name, file in (self._needed | self._wanted).items():
-            if name not in self._coming and name not in self._not_before:
+            is_due = name in self._awaited or not self._full_until
+            if is_due and name not in self._coming and name not in self._not_before:
                 return file
         return None
 
@@ -126,7 +133,7 @@ class Prefetcher:
             return
         if isinstance(error, RoomError):
             self._without_room[file.name] = error
-            self._not_before[file.name] = time.monotonic() + _FULL_S
+            self._not_before[file.name] = self._full_until = time.monotonic() + _FULL_S
             if file.name in self._needed and not self._has_warned:
                 log.warning("%s; what is needed from it is read in parts meanwhile (--data.cache-gb)", error)
                 self._has_warned = True

@@ -11,6 +11,7 @@ from bitgen.training.config import ConfigError, TrainConfig
 from pipeline.results import ResultsError, open_sets
 from pipeline.roots import open_root
 from pipeline.validation import validator
+from shards.format import ShardError
 from tests import fakes
 from tests.runs import HOLDOUT, run_config, write_world
 from tests.servers import Server
@@ -78,3 +79,11 @@ def test_a_url_with_secrets_is_refused_and_not_shown(config: TrainConfig, place:
     ) as refused:
         at(config, place)
     assert "secret" not in str(refused.value)
+
+
+def test_a_damaged_shard_in_a_folder_is_found_where_that_is_asked_for(config: TrainConfig) -> None:
+    shard = Path(config.data.root) / "shards/eval/drawn-phrases/000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    index = open_root(replace(config.data, verify_shards=True)).open("eval/drawn-phrases")
+    with pytest.raises(ShardError, match="expected sha256"):
+        index.read(0)
