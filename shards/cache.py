@@ -72,8 +72,8 @@ class Cache:
     def fetch(self, wanted: Wanted, stop: Event, *, is_awaited: bool = False) -> ShardFile:
         """The file, brought here unless it has come already. For one that is awaited, what is kept may go.
 
-        Raises `BusyError`, `RoomError`, `StoppedError` once `stop` is set, what `Patience.ask` raises, and
-        `FullDiskError`. Nothing is left behind then.
+        Raises `BusyError` where it is not to be had now, `RoomError`, `StoppedError` once `stop` is set, what
+        `Patience.ask` raises, and `FullDiskError`. Nothing is left behind then.
         """
         self._sweep()
         if (file := self.opened(wanted)) is not None:
@@ -84,6 +84,8 @@ class Cache:
         try:
             if (file := self.opened(wanted)) is not None:
                 return file
+            if os.path.lexists(self.path(wanted)):  # it has come this moment, and who brought it still has it locked
+                raise BusyError
             with room_for(self.path(wanted)):
                 self._make_room(wanted, handle, partial, is_awaited)
                 arriving = Arriving(handle, wanted, self.limit_bytes, stop)
