@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitgen.progress import BesideBars, say
+from bitgen.remote import shown
 from cli.arguments import check_sources, parse, positive
 from pipeline.crawl import CrawlError, crawl, settings_for
 from pipeline.crawling.distributors import DISTRIBUTORS
 from pipeline.downloading.download import PARALLEL, PER_HOST, DownloadError, download
-from pipeline.downloading.remote import shown
 from pipeline.downloading.room import RoomError, rooms
 from pipeline.downloading.trust import TrustError
 from pipeline.downloading.wanted import Wanted, contents, is_named, needs, wanted_files

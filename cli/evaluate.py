@@ -27,8 +27,8 @@ class Arguments:
     """What to evaluate."""
     split: tuple[Split, ...] = ("train", "heldout")
     """train: the sets it was trained on; heldout: all sets under shards/eval."""
-    data: Path | None = None
-    """Folder that holds shards/; by default the one that the run was trained from."""
+    data: str | None = None
+    """Folder or URL that holds shards/; by default the one that the run was trained from."""
     batch: int = 64
     """Images at a time."""
     train_limit: int = 5000

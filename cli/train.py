@@ -23,10 +23,12 @@ from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from cli.flags import parse
+from pipeline.roots import open_root
 from pipeline.validation import validator
-from shards.format import ShardError
-from shards.index import ShardIndex
+from shards.format import NoDatasetError, ShardError
 from shards.mixture import BLOCK, Mixture
+from shards.patience import StoreError
+from shards.root import Root
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dry_run(config: TrainConfig) -> str:
     """What the run would be, as text; needs neither weights nor shards."""
     objective = summary.build_shape(config)
-    built = {name: index.shard_sizes for name, index in _built(config).items()}
+    built = _built(config)
     sizes = {name: sum(built.get(name, ())) for name in config.data.mixture}
     weights = {name: weight for name, weight in config.data.mixture.items() if weight and sizes[name]}
     mixture = Mixture(weights, built, config.run.seed, config.data.size_power) if weights else None
@@ -72,10 +74,17 @@ def dry_run(config: TrainConfig) -> str:
     )
 
 
-def _built(config: TrainConfig) -> dict[str, ShardIndex]:
-    """The datasets of the mixture that are there."""
-    folders = {name: Path(config.data.root) / "shards" / name for name in config.data.mixture}
-    return {name: ShardIndex.open(folder) for name, folder in folders.items() if folder.exists()}
+def _built(config: TrainConfig) -> dict[str, tuple[int, ...]]:
+    """Samples of each shard of the mixture's datasets that are there."""
+    root, found = open_root(config.data), {}
+    for name in config.data.mixture:
+        try:
+            found[name] = root.shard_sizes(name)
+        except NoDatasetError:
+            continue
+        except StoreError as error:
+            log.warning("%s", error)
+    return found
 
 
 def run(config: TrainConfig, resume: bool) -> int:
@@ -85,11 +94,12 @@ def run(config: TrainConfig, resume: bool) -> int:
     folder = Path(config.run.runs) / config.run.name
     if not resume and checkpoint.list_checkpoints(folder):
         raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
-    stream = open_stream(config)
+    root = open_root(config.data)
+    stream = open_stream(config, root)
     holdout = check_datasets(stream, config)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
     check_side(config, objective.model)
-    validate = validator(config, objective.model, holdout)
+    validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +115,7 @@ def run(config: TrainConfig, resume: bool) -> int:
         validate=validate,
         should_stop=listen_for_stop(),
     )
+    root.close()
     if distributed.rank() == 0:
         print(report(result, folder))
     distributed.leave()
@@ -126,7 +137,7 @@ def choose_device(config: TrainConfig) -> torch.device:
     return torch.device(wanted)
 
 
-def open_stream(config: TrainConfig) -> Stream:
+def open_stream(config: TrainConfig, root: Root) -> Stream:
     """The mixture's datasets in their order. Raises `ConfigError` where ranks cannot share a micro-batch of them evenly."""
     if config.optim.batch % distributed.world():
         raise ConfigError(
@@ -135,7 +146,7 @@ def open_stream(config: TrainConfig) -> Stream:
     if not config.data.mixture:
         raise ConfigError("expected data.mixture to name a dataset, found none")
     return Stream.open(
-        Path(config.data.root) / "shards",
+        root,
         config.data.mixture,
         seed=config.run.seed,
         texts_per_image=config.data.texts_per_image,
@@ -159,7 +170,9 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
     for name, index in stream.indexes.items():
         absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
         if absent:
-            raise ShardError(f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.folder}")
+            raise ShardError(
+                f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.files.place}"
+            )
         if index.dataset["role"] == "eval":
             raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
     hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}

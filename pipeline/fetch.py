@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bitgen.disk import room_for, sync
 from bitgen.progress import Task
-from pipeline.downloading.remote import MirrorError, StaleError, TryAgainError, opened_at, shown
+from bitgen.remote import MirrorError, StaleError, TryAgainError, opened_at, shown
 from pipeline.downloading.room import check_room
 from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
 

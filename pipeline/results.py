@@ -22,7 +22,10 @@ from bitgen.progress import Counter, progress
 from bitgen.tokens import shared_tokenizer
 from bitgen.training.checkpoint import CheckpointError, State, find, load_model, read_state
 from bitgen.training.config import TrainConfig
-from shards.index import DATASET, ShardIndex
+from pipeline.roots import open_root
+from shards.format import NoDatasetError
+from shards.index import ShardIndex
+from shards.root import Root
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +68,19 @@ class Sets:
         return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *ids]))
 
 
-def evaluate_checkpoint(checkpoint: str, root: Path | None, choice: Choice) -> dict[str, Any]:
+def evaluate_checkpoint(checkpoint: str, root: str | Path | None, choice: Choice) -> dict[str, Any]:
     """Everything that `results.json` holds.
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
-        root: the data folder, which holds shards/; by default that of the checkpoint's configuration.
+        root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
 
     Raises `ResultsError` where no set fits, or one was built under other hold-out lists than the checkpoint's and
     `choice.allow_other_holdout` does not say otherwise; also what loading and reading raise.
     """
     model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     configs = lineage(state.config)
-    sets = open_sets(configs, Path(state.config.data.root) if root is None else root)
+    sets = open_sets(configs, open_root(state.config.data, root))
     others = check_holdout(sets, state, choice)
     seen = sets.train_photographs()
     results: dict[str, Any] = {
@@ -129,22 +132,30 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     return found
 
 
-def open_sets(configs: Sequence[TrainConfig], root: Path) -> Sets:
-    """The sets that a run and its ancestors drew from, so none of weight 0, and everything under shards/eval."""
-    folder = root / "shards"
+def open_sets(configs: Sequence[TrainConfig], root: Root) -> Sets:
+    """The sets that a run and its ancestors drew from, so none of weight 0, and everything under eval/; where a store
+    does not say what that is, the sets that they validated on."""
     names = list(dict.fromkeys(name for config in configs for name, weight in config.data.mixture.items() if weight))
-    here = [name for name in names if (folder / name / DATASET).is_file()]
-    missing = tuple(name for name in names if name not in here)
+    train = {name: index for name in names if (index := _open(root, name)) is not None}
+    missing = tuple(name for name in names if name not in train)
     if missing:
-        log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), folder)
-    heldout = sorted(path.parent for path in folder.glob(f"eval/*/{DATASET}"))
-    if not here and not heldout:
-        raise ResultsError(f"expected built datasets, found neither {names} nor eval/*: {folder}")
-    return Sets(
-        {name: ShardIndex.open(folder / name) for name in here},
-        {f"eval/{path.name}": ShardIndex.open(path) for path in heldout},
-        missing,
-    )
+        log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), root.place)
+    listed = root.names("eval")
+    if listed is None:
+        listed = sorted({name for config in configs for name in config.data.validation})
+        log.warning("%s cannot be listed: held-out sets are those validated on, %s", root.place, ", ".join(listed))
+    heldout = {name: index for name in listed if (index := _open(root, name)) is not None}
+    if not train and not heldout:
+        raise ResultsError(f"expected built datasets, found neither {names} nor eval/*: {root.place}")
+    return Sets(train, heldout, missing)
+
+
+def _open(root: Root, name: str) -> ShardIndex | None:
+    """A dataset; None where there is none."""
+    try:
+        return root.open(name)
+    except NoDatasetError:
+        return None
 
 
 def lineage(config: TrainConfig) -> list[TrainConfig]:

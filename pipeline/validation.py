@@ -1,7 +1,5 @@
 """What a run validates on while it trains: the sets that its configuration names, measured as `bitgen-eval` measures."""
 
-from pathlib import Path
-
 import numpy as np
 
 from bitgen.evaluation.grounding import evaluate_grounding
@@ -10,28 +8,33 @@ from bitgen.model.bitgen import BitGen
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Validate
 from pipeline.results import batches
-from shards.index import DATASET, ShardIndex
+from pipeline.roots import open_root
+from shards.format import NoDatasetError
+from shards.index import ShardIndex
+from shards.root import Root
 
 BATCH = 64
 """Images at a time."""
 
 
-def validator(config: TrainConfig, model: BitGen, holdout_sha256: str) -> Validate | None:
+def validator(config: TrainConfig, model: BitGen, holdout_sha256: str, root: Root | None = None) -> Validate | None:
     """The function that `train` calls to validate; None where the configuration asks for no validation.
 
     In the coarse phase the figure that decides is the mean of recall@1 both ways, in the fine phase grounding accuracy at IoU
     0.5, each the mean over the sets. Raises `ConfigError` where a set is not built, was not held out, or was built under other
-    hold-out lists than the training shards (`holdout_sha256`).
+    hold-out lists than the training shards (`holdout_sha256`); what opening one raises comes through.
     """
     if not config.run.validate_every or not config.data.validation:
         return None
-    root = Path(config.data.root) / "shards"
-    absent = [name for name in config.data.validation if not (root / name / DATASET).is_file()]
-    if absent:
-        raise ConfigError(
-            f"expected {absent[0]} below {root} to validate on, found none: build it, or pass --run.validate-every 0"
-        )
-    indexes = {name: ShardIndex.open(root / name) for name in config.data.validation}
+    root = root or open_root(config.data)
+    indexes: dict[str, ShardIndex] = {}
+    for name in config.data.validation:
+        try:
+            indexes[name] = root.open(name)
+        except NoDatasetError as error:
+            raise ConfigError(
+                f"expected {name} below {root.place} to validate on, found none: build it, or pass --run.validate-every 0"
+            ) from error
     for name, index in indexes.items():
         if index.dataset["role"] != "eval":
             raise ConfigError(f"expected evaluation data in data.validation, found training data: {name}")

@@ -1,7 +1,6 @@
 """Bytes become a tar, and back: plain webdataset shards, an image member and then a JSON member per sample."""
 
 import hashlib
-import mmap
 import os
 import re
 import tarfile
@@ -9,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from bitgen.disk import room_for, send_to_disk, sync
 from bitgen.record import RecordError, Sample, image_id
 from bitgen.tokens import TokenError, shared_tokenizer
+from shards.header import BLOCK, RECORD, header, padding
 
 FORMAT_VERSION = 1
 
@@ -21,12 +22,25 @@ _KEY = re.compile(
 )  # no dot: webdataset cuts a member's name there; 90 + ".json" < 100
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"([0-9]{6})\.tar")
-_BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE  # of a tar: what members and the whole are filled up to
 _SEND_BYTES = 8 << 20
+_SMALL_BYTES = 16 << 10
+"""To read a member with its header and copy it out takes less time than to read both, up to here."""
 
 
 class ShardError(Exception):
     """A shard, its index or its dataset.json is not what it should be."""
+
+
+class NoDatasetError(ShardError):
+    """There is no dataset, or it is not finished."""
+
+
+class Sliced(Protocol):
+    """A shard's bytes, as far as they are asked for: `bytes`, a map, or `shards.files.ShardFile`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class ShardWriter:
         with room_for(self.path):
             try:
                 if kind is None:
-                    self._write(bytes(-(-(self.size_bytes + 2 * _BLOCK) // _RECORD) * _RECORD - self.size_bytes))
+                    self._write(bytes(-(-(self.size_bytes + 2 * BLOCK) // RECORD) * RECORD - self.size_bytes))
                     os.fsync(self._file.fileno())
                     self.sha256 = self._digest.hexdigest()
                     os.replace(self._partial, self.path)
@@ -143,12 +157,13 @@ class ShardWriter:
         if _KEY.fullmatch(key) is None or key in self._keys:
             reason = "a key of its own" if key in self._keys else f"a key like {_KEY.pattern}"
             raise ShardError(f"expected {reason}, found {key!r}: {self.path}")
-        image_offset = self.size_bytes + _BLOCK
-        image_end = _padding(len(image))
-        json_offset = image_offset + len(image) + len(image_end) + _BLOCK
+        image_offset = self.size_bytes + BLOCK
+        image_end = padding(len(image))
+        json_offset = image_offset + len(image) + len(image_end) + BLOCK
         with room_for(self.path):
-            header, end = _header(f"{key}.json", len(record)), _padding(len(record))
-            self._write(_header(f"{key}.{entry.extension}", len(image)), image, image_end, header, record, end)
+            record_header, record_end = header(f"{key}.json", len(record)), padding(len(record))
+            image_header = header(f"{key}.{entry.extension}", len(image))
+            self._write(image_header, image, image_end, record_header, record, record_end)
         self._keys.add(key)
         self.samples += 1
         places = {"image_offset": image_offset, "json_offset": json_offset, "json_size": len(record)}
@@ -167,30 +182,6 @@ class ShardWriter:
         if self.size_bytes - self._sent >= _SEND_BYTES:
             send_to_disk(self._file.fileno(), self._sent, self.size_bytes)
             self._sent = self.size_bytes
-
-
-def _header(name: str, size: int) -> bytes:
-    """The block before a member, with no time in it; `name` is ASCII, shorter than 100."""
-    said = name.encode().ljust(100, b"\0"), b"%011o\0" % size
-    checksum = b"%06o\0 " % (_SUM + sum(said[0]) + sum(said[1]))
-    return b"".join((said[0], _TEMPLATE[100:124], said[1], _TEMPLATE[136:148], checksum, _TEMPLATE[156:]))
-
-
-def _template() -> bytes:
-    """The header of no member: of what differs between two there is nothing in it."""
-    nobody = tarfile.TarInfo()
-    nobody.mode, nobody.uname, nobody.gname = 0o444, "bitgen", "bitgen"
-    header = nobody.tobuf(tarfile.USTAR_FORMAT)
-    return header[:124] + bytes(12) + header[136:148] + b" " * 8 + header[156:]
-
-
-# tarfile makes a header in 12 us, a tenth of all that a build by headers does with an image; this takes 2.
-_TEMPLATE = _template()
-_SUM = sum(_TEMPLATE)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)
 
 
 def _entry(sample: Sample, place: tuple[int, int, int, int, int], extension: str) -> Entry:
@@ -212,7 +203,7 @@ def _entry(sample: Sample, place: tuple[int, int, int, int, int], extension: str
     )
 
 
-def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sample, bytes]:
+def read_sample(shard: Sliced, entry: Entry, where: str) -> tuple[Sample, bytes]:
     """The sample that `entry` places in `shard`, and its encoded image, both copied out.
 
     Raises `ShardError`, naming `where` and the member, when the key could be a path, when a member leaves the file,
@@ -225,7 +216,7 @@ def read_sample(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[Sam
     return sample, image
 
 
-def read_members(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[bytes, bytes]:
+def read_members(shard: Sliced, entry: Entry, where: str) -> tuple[bytes, bytes]:
     """The record, as JSON, and the encoded image that `entry` places in `shard`. Raises as `read_sample` does."""
     if _KEY.fullmatch(entry.key) is None:
         raise ShardError(f"expected a key like {_KEY.pattern}, found {entry.key!r}: {where}")
@@ -233,13 +224,17 @@ def read_members(shard: bytes | mmap.mmap, entry: Entry, where: str) -> tuple[by
     return _member(shard, f"{entry.key}.json", entry.json_offset, entry.json_size, where), image
 
 
-def _member(shard: bytes | mmap.mmap, name: str, offset: int, size: int, where: str) -> bytes:
-    if offset < _BLOCK or size < 0 or offset + size > len(shard):
+def _member(shard: Sliced, name: str, offset: int, size: int, where: str) -> bytes:
+    if offset < BLOCK or size < 0 or offset + size > len(shard):
         raise ShardError(f"expected {name} within {len(shard)} bytes, found [{offset}, {offset + size}): {where}")
-    found = shard[offset - _BLOCK : offset - _BLOCK + 100].rstrip(b"\0")
-    if found != name.encode():
+    if size <= _SMALL_BYTES:
+        whole = shard[offset - BLOCK : offset + size]
+        named, data = whole[:100], whole[BLOCK:]
+    else:
+        named, data = shard[offset - BLOCK : offset - BLOCK + 100], shard[offset : offset + size]
+    if (found := header.rstrip(b"\0")) != name.encode():
         raise ShardError(f"expected member {name} at byte {offset}, found {found!r}: {where}")
-    return shard[offset : offset + size]
+    return data
 
 
 def _record(data: bytes, key: str, where: str) -> Sample:

@@ -1,45 +1,60 @@
 """Where each sample lies: `index.arrow`, read in blocks of rows, and `dataset.json`, which is written last."""
 
 import json
-import mmap
-import os
-import stat
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.record import Sample
 from shards.columns import BLOCK_ROWS, INDEX, SCHEMA, Block, Columns, write_index, write_index_tables
-from shards.format import FORMAT_VERSION, Entry, ShardError, read_sample, shard_name, shard_number
+from shards.files import DATASET, Folder
+from shards.format import FORMAT_VERSION, Entry, ShardError, Sliced, read_sample, shard_name
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
-DATASET = "dataset.json"
-
 _BLOCKS = 64
 """Blocks held at once, 4 MB: the stream shows the samples of 8 shards at a time, some 24,000, in a random order."""
-_OPEN_SHARDS = 64
-"""Maps held at once: each holds a file handle, and a process has 1,024 of them; the stream reads 8 shards at a time."""
 _EXTENSIONS = ("jpg", "png", "webp")
 
 
+class Files(Protocol):
+    """The files of a dataset, as `shards.files.Folder` and `shards.store.Store` have them."""
+
+    place: str
+    """The folder or URL, as people may see it."""
+
+    def dataset(self) -> bytes:
+        """`dataset.json`."""
+        ...
+
+    def index(self, name: str) -> Path:
+        """Where the index can be opened. Called after `dataset`."""
+        ...
+
+    def check(self, shard: Mapping[str, Any]) -> None:
+        """Raises `ShardError` where a shard of `dataset.json` cannot be what it says."""
+        ...
+
+    def shard(self, shard: Mapping[str, Any], entry: Entry) -> Sliced:
+        """A shard of `dataset.json`, at least as far as the members of `entry` go."""
+        ...
+
+
 class ShardIndex:
-    """A dataset's folder of shards, open for reading. Safe to use from several threads.
+    """A dataset's shards, open for reading. Safe to use from several threads.
 
     Little of it lives in this process, however many samples there are: rows are read in blocks as they are asked for,
-    and checked then; shards are memory-mapped.
+    and checked then; of a shard is read what is asked for.
     """
 
-    def __init__(self, folder: Path, dataset: Mapping[str, Any], columns: Columns) -> None:
-        """Use `ShardIndex.open`, which checks what it hands over here."""
-        self.folder = folder
+    def __init__(self, files: Files, dataset: Mapping[str, Any], columns: Columns) -> None:
+        """Use `ShardIndex.open` or `ShardIndex.of`, which check what they hand over here."""
+        self.files = files
         self.dataset = dataset
         self.name: str = dataset["name"]
         self.shard_sizes: tuple[int, ...] = tuple(shard["samples"] for shard in dataset["shards"])
@@ -48,25 +63,35 @@ class ShardIndex:
         self._bytes = np.array([shard["bytes"] for shard in dataset["shards"]], dtype=np.int64)
         self._columns = columns
         self._block = lru_cache(maxsize=_BLOCKS)(self._read_block)
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
-        self._lock = Lock()
 
     @staticmethod
-    def open(folder: str | Path) -> "ShardIndex":
-        """Open a built dataset; how long it takes depends on the number of shards, not of samples.
+    def open(folder: str | Path, *, verify: bool = False) -> "ShardIndex":
+        """Open a built dataset in a folder; how long it takes depends on the number of shards, not of samples.
 
-        Raises `ShardError` where the folder is unfinished, of another format version, or incomplete, and where
-        `index.arrow` is not ours or not of as many samples. A row is checked when it is asked for: each method that
-        takes one raises `ShardError` where what the index says of it, or of a row near by, cannot be.
+        With `verify`, a shard's sha256 is computed before its first sample is read. Raises `ShardError` where the
+        folder is unfinished, of another format version, or incomplete, and where `index.arrow` is not ours or not of as
+        many samples. A row is checked when it is asked for: each method that takes one raises `ShardError` where what
+        the index says of it, or of a row near by, cannot be.
         """
-        folder = Path(folder)
-        dataset = _read_dataset(folder / DATASET)
-        columns = Columns(folder / INDEX)
+        return ShardIndex.of(Folder(Path(folder), verify))
+
+    @staticmethod
+    def of(files: Files) -> "ShardIndex":
+        """Open a built dataset wherever its files are. Raises as `open` does, and what `files` raise."""
+        dataset = read_dataset(files)
+        columns = Columns(files.index(INDEX))
         if columns.rows != dataset["samples"]:
             raise ShardError(f"expected {dataset['samples']} samples, found {columns.rows}: {columns.path}")
         for shard in dataset["shards"]:
-            _check_size(folder, shard)
-        return ShardIndex(folder, dataset, columns)
+            files.check(shard)
+        return ShardIndex(files, dataset, columns)
+
+    @property
+    def folder(self) -> Path:
+        """Raises `ShardError` for a dataset at a URL: only its dataset.json, index and shards can be read."""
+        if not isinstance(self.files, Folder):
+            raise ShardError(f"expected a dataset on this machine, found one elsewhere: {self.files.place}")
+        return self.files.path
 
     def __len__(self) -> int:
         return self._columns.rows
@@ -112,7 +137,8 @@ class ShardIndex:
         where it cannot be opened.
         """
         entry = self.entry(i)
-        return read_sample(self._map(entry.shard), entry, str(self.folder / shard_name(entry.shard)))
+        shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
+        return read_sample(shard, entry, self._where(entry.shard))
 
     def check(self) -> None:
         """Check every row at once. Raises `ShardError` for the first that cannot be."""
@@ -122,7 +148,7 @@ class ShardIndex:
 
     def _find(self, i: int) -> tuple[Block, int]:
         if not 0 <= i < len(self):
-            raise IndexError(f"expected a sample within {len(self)}, found {i}: {self.folder}")
+            raise IndexError(f"expected a sample within {len(self)}, found {i}: {self.files.place}")
         number, row = divmod(i, BLOCK_ROWS)
         return self._block(number), row
 
@@ -159,38 +185,17 @@ class ShardIndex:
         """Of a row whose columns may be anything."""
         key = block.ragged["key"][row].tobytes()[:100].decode(errors="backslashreplace")
         shard = int(np.searchsorted(self._ends, block.first + row, side="right"))
-        return f"{key}, {self.folder / shard_name(shard)}, by {INDEX}"
+        return f"{key}, {self._where(shard)}, by {INDEX}"
 
-    def _map(self, shard: int) -> mmap.mmap:
-        with self._lock:
-            found = self._maps.get(shard)
-            if found is None:
-                with (self.folder / self.dataset["shards"][shard]["file"]).open("rb") as file:
-                    _check_size(self.folder, self.dataset["shards"][shard])  # a map of a shorter file ends the process
-                    found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._maps[shard] = found
-                if len(self._maps) > _OPEN_SHARDS:
-                    # Not closed here: another thread may be copying from it. The last reader's reference closes it.
-                    self._maps.popitem(last=False)
-            self._maps.move_to_end(shard)
-            return found
+    def _where(self, shard: int) -> str:
+        return f"{self.files.place}/{shard_name(shard)}"
 
 
-def _check_size(folder: Path, shard: Mapping[str, Any]) -> None:
-    path = os.path.join(folder, shard["file"])  # a Path takes four times as long, and there are thousands
+def read_dataset(files: Files) -> dict[str, Any]:
+    """`dataset.json`, checked. Raises `ShardError`, and what `files` raise."""
+    data, path = files.dataset(), f"{files.place}/{DATASET}"
     try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        raise ShardError(f"expected a shard of {shard['bytes']} bytes, found none: {path}") from error
-    if not stat.S_ISREG(status.st_mode) or status.st_size != shard["bytes"]:
-        raise ShardError(f"expected a shard of {shard['bytes']} bytes, found {status.st_size}: {path}")
-
-
-def _read_dataset(path: Path) -> dict[str, Any]:
-    try:
-        dataset = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ShardError(f"expected a finished dataset, found no {path.name}: {path.parent}") from error
+        dataset = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ShardError(f"expected JSON, {error}: {path}") from error
     version = dataset.get("format_version") if isinstance(dataset, dict) else None
@@ -202,7 +207,7 @@ def _read_dataset(path: Path) -> dict[str, Any]:
     if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
         raise ShardError(f"expected shards with file, samples, bytes and sha256, found {str(shards)[:80]}: {path}")
     for number, shard in enumerate(shards):
-        if shard_number(shard["file"]) != number:
+        if shard["file"] != shard_name(number):
             raise ShardError(f"expected {shard_name(number)}, found {shard['file']!r}: {path}")
     if (listed := sum(shard["samples"] for shard in shards)) != dataset["samples"]:
         raise ShardError(f"expected {dataset['samples']} samples in its shards, found {listed}: {path}")

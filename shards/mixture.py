@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,16 @@ def amount(weight: float, samples: int, size_power: float) -> Fraction:
     # C library, and one more position for a source would be another order.
     power = Context(prec=28).power(Decimal(samples), Decimal(repr(size_power)))
     return Fraction(weight) * Fraction(Context(prec=20).plus(power))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shards of a source whose samples are shown together."""
+
+    source: str
+    shards: tuple[int, ...]
+    positions_away: int
+    """About so many until the first of them is shown; 0: it has been."""
 
 
 def shares(amounts: Mapping[str, Fraction]) -> dict[str, int]:
@@ -142,6 +153,20 @@ class Mixture:
         starts, _ = self._groups(name, epoch)
         group = bisect_right(starts, step) - 1
         return Place(name, epoch, int(self._group(name, epoch, group)[step - starts[group]]))
+
+    def groups(self, position: int) -> list[Group]:
+        """Of each source the group that it stands in at `position`, then the one after it: nearest first."""
+        block, slot = divmod(position, BLOCK)
+        shown = np.bincount(self._block(block)[0][:slot], minlength=len(self.sources))
+        found = []
+        for name, within in zip(self.sources, shown.tolist(), strict=True):
+            epoch, step = divmod(block * self.counts[name] + within, self._totals[name])
+            starts, groups = self._groups(name, epoch)
+            now = bisect_right(starts, step) - 1
+            ends, groups = [*starts[1:], self._totals[name]], [*groups, self._groups(name, epoch + 1)[1][0]]
+            away = max(1, (ends[now] - step) * BLOCK // self.counts[name])
+            found += [Group(name, tuple(groups[now + i].tolist()), i * away) for i in (0, 1)]
+        return sorted(found, key=attrgetter("positions_away"))
 
     def replacement(self, position: int, attempt: int) -> Place:
         """What stands in for an unreadable sample: any one of the same source, by (seed, position, attempt); no cursor

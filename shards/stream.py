@@ -6,9 +6,15 @@ from pathlib import Path
 
 from bitgen.batch import Item, bucket, choose_texts
 from bitgen.tokens import MAX_TOKENS
+from shards.ahead import Ahead
 from shards.format import ShardError
 from shards.index import ShardIndex
 from shards.mixture import Mixture
+from shards.root import Root
+
+_BEHIND = 6
+"""Micro-batches behind the newest plan from which samples may still be read: one more than `bitgen.batch.load` has in the
+making."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,10 @@ class Stream:
         *,
         texts_per_image: int,
         max_tokens: int = MAX_TOKENS,
+        ahead: Ahead | None = None,
     ) -> None:
-        """`indexes` by the names that `mixture` uses. Raises `ShardError` where one is missing."""
+        """`indexes` by the names that `mixture` uses; `ahead` brings their shards where they are at a URL. Raises
+        `ShardError` where an index is missing."""
         missing = [name for name in mixture.sources if name not in indexes]
         if missing:
             raise ShardError(f"expected an index of {missing}, found {sorted(indexes)}")
@@ -40,10 +48,11 @@ class Stream:
         self.mixture = mixture
         self.texts_per_image = texts_per_image
         self.max_tokens = max_tokens
+        self.ahead = ahead
 
     @staticmethod
     def open(
-        root: str | Path,
+        root: Root | str | Path,
         weights: Mapping[str, float],
         *,
         seed: int,
@@ -51,18 +60,20 @@ class Stream:
         max_tokens: int = MAX_TOKENS,
         size_power: float = 1.0,
     ) -> "Stream":
-        """Open the datasets that `weights` names, as `{"coarse/coco-train": 1.0}`, below the folder of all shards.
+        """Open the datasets that `weights` names, as `{"coarse/coco-train": 1.0}`, below the folder or URL of all shards.
 
-        Raises `ShardError` where one cannot be opened or has no sample, `ValueError` where the weights are no mixture
-        of them.
+        Raises `ShardError` where one cannot be opened or has no sample, `OSError` where it cannot be read, `ValueError`
+        where the weights are no mixture of them.
         """
-        indexes = {name: ShardIndex.open(Path(root) / name) for name, weight in weights.items() if weight != 0}
+        root = root if isinstance(root, Root) else Root(root)
+        indexes = {name: root.open(name) for name, weight in weights.items() if weight != 0}
         for index in indexes.values():
             if not len(index):
-                raise ShardError(f"expected a dataset with samples, found none: {index.folder}")
+                raise ShardError(f"expected a dataset with samples, found none: {index.files.place}")
         sizes = {name: index.shard_sizes for name, index in indexes.items()}
         mixture = Mixture({name: weights[name] for name in indexes}, sizes, seed, size_power)
-        return Stream(indexes, mixture, texts_per_image=texts_per_image, max_tokens=max_tokens)
+        ahead = Ahead(indexes, mixture, root.prefetcher) if root.prefetcher is not None else None
+        return Stream(indexes, mixture, texts_per_image=texts_per_image, max_tokens=max_tokens, ahead=ahead)
 
     def draw(self, position: int, attempt: int = 0) -> Item:
         """The sample at `position`; with `attempt` above 0, the one that stands in for it after so many failures.
@@ -87,6 +98,8 @@ class Stream:
 
     def _micro_batches(self, start: int, batch: int, rank: int, share: int) -> Iterator[Plan]:
         while True:
+            if self.ahead is not None:
+                self.ahead.reach(start, max(0, start - _BEHIND * batch))
             longest = max(self._longest_text(position) for position in range(start, start + batch))
             first = start + rank * share
             yield Plan(tuple(range(first, first + share)), bucket(longest))

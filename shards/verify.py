@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgen.disk import file_sha256
 from bitgen.pixels import DecodeError, grey, size
 from bitgen.record import Sample
+from shards.files import check_sha256
 from shards.format import Entry, ShardError, scan, shard_name
 from shards.index import DATASET, ShardIndex
 
@@ -78,9 +78,7 @@ def _read_shard(index: ShardIndex, number: int, images: bool) -> Iterator[tuple[
     from webdataset.compat import WebDataset  # which imports torch, 1.4 s that whoever verifies nothing does not spend
 
     path, listed = index.folder / shard_name(number), index.dataset["shards"][number]
-    digest = file_sha256(path)
-    if digest != listed["sha256"]:
-        raise ShardError(f"expected sha256 {listed['sha256']}, found {digest}: {path}")
+    check_sha256(path, listed["sha256"], str(path))
     first, found, theirs = sum(index.shard_sizes[:number]), 0, iter(WebDataset(str(path), shardshuffle=False))
     for entry, sample, image in scan(path):
         if found == listed["samples"]:

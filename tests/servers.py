@@ -97,6 +97,10 @@ class Server:
         self.requests: list[tuple[str, Message]] = []
         self.heads: list[str] = []
         """Paths whose size alone was asked for, by HEAD: these use up no fault and are not among `requests`."""
+        self.connections = 0
+        """That were opened."""
+        self.keeps_connections = False
+        """Whether a connection is for many requests, as HTTP/1.1 has it; not together with faults."""
         self.release = threading.Event()
         self.most_at_once = 0
         """Requests that were waiting for the end of an answer at the same time."""
@@ -135,6 +139,10 @@ def serve(context: ssl.SSLContext | None = None) -> Iterator[Server]:
 class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         """As ever, but a client that hangs up is no news."""
+        app: Server = self.server.app  # type: ignore[attr-defined]
+        app.connections += 1
+        if app.keeps_connections:
+            self.protocol_version = "HTTP/1.1"
         with suppress(ConnectionError):
             super().handle()
 
@@ -180,18 +188,19 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(302, {"Location": fault.location})
         if page is None:
             return self._answer(404, {})
-        start = self._start(page)
+        part = self._part(page)
+        start, stop = part or (0, len(page.body))
         if start >= len(page.body) > 0:
             return self._answer(416, {"Content-Range": f"bytes */{len(page.body)}"})
-        body = page.body[start:]
+        body = page.body[start:stop]
         headers = {"Content-Type": page.content_type, **page.headers}
         if page.has_length:
             headers["Content-Length"] = str(len(body) + (fault.bytes if isinstance(fault, Lie) else 0))
         if page.etag:
             headers["ETag"] = page.etag
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(page.body) - 1}/{len(page.body)}"
-        self.send_response(206 if start else 200)
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(page.body)}"
+        self.send_response(206 if part else 200)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -209,12 +218,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         return None
 
-    def _start(self, page: Page) -> int:
-        """First byte asked for: 0 where ranges are not for this server, or the client's beginning is of another page."""
+    def _part(self, page: Page) -> tuple[int, int] | None:
+        """The bytes asked for, from one to before another; None, all of them, where ranges are not for this server, or
+        the client's beginning is of another page."""
         asked, only_if = self.headers.get("Range"), self.headers.get("If-Range")
         if not asked or not page.has_ranges or (only_if and page.has_if_range and only_if != page.etag):
-            return 0
-        return int(asked.removeprefix("bytes=").split("-")[0])
+            return None
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        return int(first), min(int(last) + 1, len(page.body)) if last else len(page.body)
 
     def _answer(self, code: int, headers: dict[str, str]) -> None:
         self.send_response(code)

@@ -16,7 +16,13 @@ __all__ = ["ConfigError", "TrainConfig"]
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data"
-    """Folder that holds shards/."""
+    """Folder or URL that holds shards/; a URL is whatever fsspec opens."""
+    cache: str = "data/cache"
+    """Folder on a disk of this machine for shards from a URL; any number of runs share it."""
+    cache_gb: float = 50.0
+    """Most that the cache may hold; what was read longest ago goes first."""
+    verify_shards: bool = False
+    """Compute every shard's sha256 before it is first read; from a URL, that is always done as it comes."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size, 0 leaves it out."""
     size_power: float = 1.0
@@ -192,6 +198,7 @@ class TrainConfig:
         _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)
         for name in (*data.mixture, *data.validation):
             _hold(_is_folder_name(name), "data.mixture", "plain folder names", name)
+        _hold(not _has_secrets(data.root), "data.root", "a URL without user, password and query", "one (not shown)")
         _hold(_is_folder_name(self.run.name), "run.name", "a plain folder name", self.run.name)
 
     def to_json(self) -> str:
@@ -210,6 +217,12 @@ class TrainConfig:
 def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
     if not condition:
         raise ConfigError(f"expected {name} to be {expected}, found {found!r}")
+
+
+def _has_secrets(place: str) -> bool:
+    """Of a URL: it is kept in files of the run and in checkpoints. What a store wants to know is for the environment."""
+    _, _, rest = place.partition("://")
+    return bool(rest) and ("@" in rest.partition("/")[0] or "?" in rest or "#" in rest)
 
 
 def _is_folder_name(name: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 RANGES: Mapping[str, str] = {
     "data.size_power": "[0, 1]",
+    "data.cache_gb": "(0, inf)",
     "data.samples_per_epoch": "[0, inf)",
     "data.image_px": "[1, inf)",
     "data.crop_scale_min": "(0, 1]",

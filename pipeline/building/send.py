@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 from bitgen.progress import progress
-from pipeline.downloading.remote import library_errors
+from bitgen.remote import library_errors
 from pipeline.files import read_json, write_json
 from shards.index import DATASET
 

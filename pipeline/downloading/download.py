@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bitgen.progress import Board, StoppedError, progress
+from bitgen.remote import host_of, size_at
 from pipeline.downloading.crew import Crew
-from pipeline.downloading.remote import host_of, size_at
 from pipeline.downloading.room import RoomError, check_room
 from pipeline.downloading.trust import TrustError, record
 from pipeline.downloading.unpack import UnpackError, is_unpacked, unpack

@@ -24,7 +24,9 @@ from pipeline.files import read_json
 from pipeline.pages.data import PageError, counts, refusals, sample_cards
 from pipeline.pages.predictions import predictions
 from pipeline.results import ResultsError, Sets, open_sets
+from pipeline.roots import open_root
 from shards.format import ShardError
+from shards.patience import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -186,8 +188,8 @@ def _model(path: Path) -> tuple[BitGen | None, State | None, str]:
 def _sets(chain: list[Run], root: Path | None) -> tuple[Sets | None, str]:
     configs = [run.config for run in reversed(chain)]
     try:
-        return open_sets(configs, Path(configs[0].data.root) if root is None else root), ""
-    except (ResultsError, ShardError) as error:
+        return open_sets(configs, open_root(configs[0].data, root)), ""
+    except (ResultsError, ShardError, StoreError) as error:
         return None, str(error)
 
 

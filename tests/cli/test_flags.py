@@ -116,6 +116,9 @@ def test_a_dry_run_prints_the_exact_table_without_weights_or_shards(
 FLAGS = """
 --phase
 --data.root
+--data.cache
+--data.cache-gb
+--data.verify-shards --data.no-verify-shards
 --data.mixture
 --data.size-power
 --data.validation

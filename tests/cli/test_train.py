@@ -19,6 +19,8 @@ from bitgen.training import checkpoint
 from cli.flags import parse
 from cli.train import listen_for_stop, main, open_stream
 from tests import fakes
+from tests.servers import Server
+from tests.stores import serve_folder
 from tests.trainings import lines
 
 TINY = """
@@ -293,6 +295,26 @@ def test_a_run_that_was_killed_and_one_that_was_stopped_go_on_bit_for_bit(
     expected = _weights(whole / "squares")
     assert [name for name, tensor in _weights(run).items() if not tensor.equal(expected[name])] == []
     assert lines(run) == lines(whole / "squares")
+
+
+def test_a_run_from_a_url_learns_what_one_from_a_folder_does(
+    server: Server, squares: Path, whole: Path, tmp_path: Path
+) -> None:
+    url = serve_folder(server, squares)
+    assert main([*_tiny(squares, tmp_path), "--data.root", url, "--data.cache", str(tmp_path / "cache")]) == 0
+    expected = _weights(whole / "squares")
+    assert [name for name, tensor in _weights(tmp_path / "squares").items() if not tensor.equal(expected[name])] == []
+
+
+def test_a_dry_run_counts_what_is_at_a_url_and_fetches_no_shard(
+    capsys: pytest.CaptureFixture[str], server: Server, squares: Path, tmp_path: Path
+) -> None:
+    url = serve_folder(server, squares)
+    cache = str(tmp_path / "cache")
+    assert main([*_tiny(squares, tmp_path), "--data.root", url, "--data.cache", cache, "--dry-run"]) == 0
+    assert "epochs 30 x 8 draws = 60 steps" in capsys.readouterr().out
+    assert [path for path, _ in server.requests] == ["/shards/coarse/squares/dataset.json"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_first_ctrl_c_stops_after_the_step_and_a_second_one_at_once() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bitgen.disk import FullDiskError
+from bitgen.remote import USER_AGENT
 from pipeline import fetch as fetching
 from pipeline.downloading import room
-from pipeline.downloading.remote import USER_AGENT
 from pipeline.downloading.room import RoomError
 from pipeline.fetch import Expected, FetchError, arrived, digest_of, fetch, is_right, share, tidy
 from tests.disk import files_of_at_most

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import shards.index
+import shards.files
 from bitgen.record import image_id
 from shards.format import Entry, ShardError, scan
 from shards.index import SCHEMA, ShardIndex, write_index, write_index_tables
@@ -182,13 +182,14 @@ def test_a_sample_that_is_not_there_is_an_index_error(open_built):
         open_built().read(-1)
 
 
-def test_many_threads_read_through_few_maps(open_built, monkeypatch):
-    monkeypatch.setattr(shards.index, "_OPEN_SHARDS", 2)
+def test_many_threads_read_through_few_open_files(open_built, monkeypatch):
+    monkeypatch.setattr(shards.files, "_OPEN_SHARDS", 2)
     index = open_built("pets", (1,) * 9)
     order = np.random.default_rng(0).integers(0, 9, 500).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert [sample.key for sample, _ in pool.map(index.read, order)] == [f"pets-{i}" for i in order]
-    assert len(index._maps) == 2
+    held = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert len([path for path in held if path.startswith(f"{index.folder}/0")]) == 2
 
 
 def test_an_unfinished_dataset_is_refused(build):
@@ -370,6 +371,41 @@ def test_a_shard_that_is_cut_short_after_the_index_was_opened_is_named(build):
     os.truncate(index.folder / "000001.tar", 0)
     with pytest.raises(ShardError, match=r"expected a shard of 10240 bytes, found 0: .*000001\.tar"):
         index.read(4)
+
+
+def test_a_shard_that_is_cut_short_while_it_is_open_is_named(build):
+    index = ShardIndex.open(build())
+    index.read(4)
+    os.truncate(index.folder / "000001.tar", 0)
+    with pytest.raises(ShardError, match=r"expected a shard of 10240 bytes, found 0: .*000001\.tar"):
+        index.read(4)
+
+
+def test_a_pipe_in_place_of_a_shard_is_refused(build):
+    index = ShardIndex.open(build())
+    (index.folder / "000001.tar").unlink()
+    os.mkfifo(index.folder / "000001.tar")
+    with pytest.raises(ShardError, match=r"expected a shard of 10240 bytes, found 0: .*000001\.tar"):
+        index.read(4)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_a_shard_of_another_digest_is_refused_before_it_is_read_where_that_was_asked_for(build):
+    folder = build()
+    flip(folder / "000001.tar", 5000)
+    with pytest.raises(ShardError, match=r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}: .*000001\.tar"):
+        ShardIndex.open(folder, verify=True).read(4)
+
+
+def test_a_shard_of_another_digest_is_read_where_that_was_not_asked_for(build):
+    folder = build()
+    flip(folder / "000001.tar", -1)
+    assert ShardIndex.open(folder).read(4)[0].key == "pets-4"
 
 
 def test_an_index_that_is_replaced_is_read_as_it_was_opened(vast):

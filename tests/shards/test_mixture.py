@@ -1,11 +1,13 @@
+from bisect import bisect_right
 from collections import Counter
 from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.mixture import BLOCK, Mixture, Place, amount, shares
+from shards.mixture import BLOCK, Group, Mixture, Place, amount, shares
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 SOURCES = st.dictionaries(st.sampled_from("abcd"), st.tuples(st.floats(0.01, 100), SIZES), min_size=1)
@@ -166,6 +168,30 @@ def test_shares_sum_to_a_block_and_none_is_empty(amounts):
     counts = shares({name: Fraction(amount) for name, amount in amounts.items()})
     assert sum(counts.values()) == BLOCK
     assert min(counts.values()) >= 1
+
+
+@few
+@given(SOURCES, st.integers(0, 3 * BLOCK))
+def test_what_a_position_shows_is_in_the_group_that_its_source_stands_in(sources, position):
+    mixed = mixture(sources)
+    place, now = mixed.at(position), {g.source: g.shards for g in mixed.groups(position) if g.positions_away == 0}
+    shard = bisect_right(list(accumulate(sources[place.source][1])), place.sample)
+    assert shard in now[place.source]
+
+
+def test_the_group_that_comes_next_is_the_one_that_is_shown_next():
+    mixed = Mixture({"a": 1.0}, {"a": [2000] * 40}, 0)  # groups of 9 shards, and 4 at the end of the epoch
+    starts = [0, 18_000, 36_000, 54_000, 72_000, 80_000]
+    groups = [mixed.groups(start) for start in starts]
+    assert [len(now.shards) for now, _ in groups] == [9, 9, 9, 9, 4, 9]
+    assert [coming.shards for _, coming in groups[:-1]] == [now.shards for now, _ in groups[1:]]
+    assert [mixed.groups(start - 1)[1] for start in starts[1:]] == [Group("a", now.shards, 1) for now, _ in groups[1:]]
+
+
+def test_the_nearest_group_is_named_first():
+    mixed = Mixture({"a": 1.0, "b": 1.0}, {"a": [16384] * 24, "b": [2048] * 24}, 0)  # 3,641 and 455 of 4,096
+    away = [(group.source, group.positions_away) for group in mixed.groups(0)]
+    assert away == [("a", 0), ("b", 0), ("a", 131_072 * 4096 // 3641), ("b", 16_384 * 4096 // 455)]
 
 
 @few

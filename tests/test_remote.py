@@ -2,6 +2,7 @@
 
 import ftplib
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from bitgen.progress import StoppedError, Task
-from pipeline.downloading.remote import host_of, shown, size_at
+from bitgen.remote import AbsentError, TryAgainError, host_of, read_at, shown, size_at
 from pipeline.fetch import Expected, FetchError, arrived, fetch
-from tests.servers import Page, Server, Status
+from tests.servers import Page, Server, Slow, Status
 
 BODY = bytes(range(256)) * 1024
 
@@ -195,3 +196,43 @@ def test_a_range_of_more_digits_than_any_file_has_is_not_taken(server: Server, t
 )
 def test_a_url_is_told_without_its_secrets(url: str, told: str) -> None:
     assert shown(url) == told
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 300), (1000, 1700), (len(BODY) - 5, len(BODY) + 9)])
+def test_a_part_of_a_file_is_what_it_holds_there(server: Server, start: int, stop: int) -> None:
+    server.pages["/a"] = Page(BODY)
+    put("memory://a", BODY)
+    assert [read_at(url, start, stop) for url in (server.url("/a"), "memory://a")] == [BODY[start:stop]] * 2
+
+
+def test_the_parts_of_a_file_come_over_one_connection(server: Server) -> None:
+    server.pages["/a"], server.keeps_connections = Page(BODY), True
+    assert [read_at(server.url("/a"), i, i + 100) for i in range(3)] == [BODY[i : i + 100] for i in range(3)]
+    assert server.connections == 1
+
+
+def test_no_part_comes_of_a_file_that_is_only_sent_whole(server: Server) -> None:
+    server.pages["/a"] = Page(BODY, has_ranges=False)
+    assert read_at(server.url("/a"), 0, 10) is None
+
+
+@pytest.mark.parametrize("url", ["/a?key=secret", "memory://a"])
+def test_a_part_of_no_file_is_absent(server: Server, url: str) -> None:
+    with pytest.raises(AbsentError, match=r"^(status 404|FileNotFoundError: .*a)$"):
+        read_at(server.url(url) if url.startswith("/") else url, 0, 10)
+
+
+def test_a_server_that_stalls_is_left(server: Server) -> None:
+    server.pages["/a"] = Page(BODY)
+    server.faults["/a"] = [Slow()]
+    with pytest.raises(TryAgainError, match="connection failed"):
+        read_at(server.url("/a"), 0, 10, timeout_s=0.05)
+
+
+def test_a_filesystem_that_stalls_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    put("unsteady://a", BODY)
+    monkeypatch.setattr(Unsteady, "cat_file", lambda *_, **__: release.wait(10))
+    with pytest.raises(TryAgainError, match=r"connection failed: TimeoutError: no answer in 0\.05 s"):
+        read_at("unsteady://a", 0, 10, timeout_s=0.05)
+    release.set()

@@ -3,77 +3,42 @@
 import contextlib
 import email.utils
 import re
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from fsspec.core import url_to_fs
+
+from bitgen import filesystems
+from bitgen.arrival import AbsentError, Arrival, MirrorError, StaleError, TryAgainError, is_http, shown
+from bitgen.filesystems import library_errors
+
+__all__ = [
+    "AbsentError",
+    "Arrival",
+    "MirrorError",
+    "StaleError",
+    "TryAgainError",
+    "host_of",
+    "is_http",
+    "library_errors",
+    "names_at",
+    "opened_at",
+    "read_at",
+    "shown",
+    "size_at",
+]
 
 USER_AGENT = "bitgen/0.1 (dataset download; python-requests)"
 TIMEOUT_S = 30.0
 _SIZE_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 16
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
 _REASON = re.compile(r"(?:\[Errno -?\d+\]|certificate verify failed:) [\w ,'-]+")
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_LIBRARY_ERRORS = {
-    "aiohttp": ("ClientError",),
-    "httpx": ("HTTPError",),
-    "botocore.exceptions": ("BotoCoreError", "ClientError"),
-    "gcsfs.retry": ("HttpError",),
-    "google.auth.exceptions": ("GoogleAuthError",),
-    "azure.core.exceptions": ("AzureError",),
-    "paramiko.ssh_exception": ("SSHException",),
-    "ftplib": ("Error",),
-}
-"""What the packages behind fsspec raise that is no `OSError`, by the module that defines it."""
-
-
-class TryAgainError(Exception):
-    """This try failed, the next may not; `wait_s` where the server said when."""
-
-    def __init__(self, message: str, wait_s: float | None = None) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-
-
-class StaleError(TryAgainError):
-    """Likewise, but what has arrived so far is of no use."""
-
-
-class MirrorError(Exception):
-    """This mirror will not give the file."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What a server sends of a file."""
-
-    start: int
-    """Where in the file `chunks` begin."""
-    total: int | None
-    """Bytes of the whole file; None: not said."""
-    validator: str
-    """What tells this version of the file from others; empty: nothing does."""
-    content_type: str
-    chunks: Iterator[bytes]
-    """Raises `TryAgainError` where the connection is lost."""
-
-
-class _File(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-def is_http(url: str) -> bool:
-    """Whether requests opens it."""
-    return bool(re.match(r"https?:", url, re.IGNORECASE))
+_OWN = threading.local()
 
 
 def host_of(url: str) -> str:
@@ -82,26 +47,44 @@ def host_of(url: str) -> str:
     return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
-def shown(url: str | Path) -> str:
-    """`url` as people may see it: without user, password, query and fragment, where secrets are; a path as it is."""
-    return _URL.sub(r"\1\2", str(url))
-
-
-def opened_at(url: str, start: int, validator: str) -> AbstractContextManager[Arrival]:
+def opened_at(url: str, start: int, validator: str, *, timeout_s: float = TIMEOUT_S) -> AbstractContextManager[Arrival]:
     """The bytes of `url` from `start` on; from 0 where the file has another `validator`, or cannot be sent in part.
 
-    An empty `validator` asks for whatever version is there. Raises `TryAgainError`, `StaleError`, `MirrorError`.
+    An empty `validator` asks for whatever version is there. After `timeout_s` without a byte the connection counts as
+    lost. Raises `TryAgainError`, `StaleError`, `MirrorError`.
     """
-    return _http(url, start, validator) if is_http(url) else _fsspec(url, start, validator)
+    if is_http(url):
+        return _http(requests.get, url, start, "", validator, timeout_s)
+    return filesystems.opened_at(url, start, validator, timeout_s)
+
+
+def read_at(url: str, start: int, stop: int, *, timeout_s: float = TIMEOUT_S) -> bytes | None:
+    """Bytes [start, stop) of `url`, fewer where the file ends; None where it is only sent whole. Raises as `opened_at`."""
+    if not is_http(url):
+        return filesystems.read_at(url, start, stop, timeout_s)
+    # A connection of each thread's own, kept open: a new one takes as long as the bytes of an image.
+    session = _OWN.session = getattr(_OWN, "session", None) or requests.Session()
+    with _http(session.get, url, start, str(stop - 1), "", timeout_s) as arrival:
+        if not arrival.is_part:
+            return None
+        found = bytearray()
+        for chunk in arrival.chunks:
+            found += chunk
+            if len(found) > stop - start:
+                raise TryAgainError(f"expected {stop - start} bytes, found more")
+        return bytes(found)
+
+
+def names_at(url: str, *, timeout_s: float = TIMEOUT_S) -> list[str] | None:
+    """What lies in the folder at `url`, sorted; None where it cannot be known. Raises `TryAgainError`, `MirrorError`."""
+    return None if is_http(url) else filesystems.names_at(url, timeout_s)
 
 
 def size_at(url: str) -> int:
     """Bytes of the file at `url`, without fetching it; 0 where that cannot be known."""
     with contextlib.suppress(requests.RequestException, TryAgainError, MirrorError):
         if not is_http(url):
-            with _translated(url):
-                filesystem, path = url_to_fs(url)
-                return int(filesystem.size(path) or 0)
+            return filesystems.size_at(url)
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         with requests.head(url, headers=headers, allow_redirects=True, timeout=_SIZE_TIMEOUT_S) as response:
             if response.status_code == 200 and not _is_encoded(response):
@@ -110,14 +93,17 @@ def size_at(url: str) -> int:
 
 
 @contextmanager
-def _http(url: str, start: int, validator: str) -> Iterator[Arrival]:
+def _http(
+    get: Callable[..., requests.Response], url: str, start: int, last: str, validator: str, timeout_s: float
+) -> Iterator[Arrival]:
+    """`last`: number of the last byte; empty: of the file's."""
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or last:
+        headers["Range"] = f"bytes={start}-{last}"
         if validator:
             headers["If-Range"] = validator
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+        response = get(url, headers=headers, stream=True, timeout=timeout_s)
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise MirrorError(f"expected a certificate that can be trusted, found {_reason(error)}") from error
@@ -149,12 +135,12 @@ def _answered(response: requests.Response, start: int, validator: str) -> Arriva
     if status == 206 and span.partition("-")[0] == str(start):
         if validator and found and found != validator:
             raise StaleError(f"expected the rest of {validator}, found {found}")
-        return Arrival(start, total, found, content_type, _received(response))
+        return Arrival(start, total, found, content_type, _received(response), is_part=True)
     if status == 416 and start and total == start:
         return Arrival(start, total, validator, content_type, iter(()))
     if status in (206, 416):
         raise StaleError(f"status {status} with Content-Range {span}/{whole} for a request from byte {start}")
-    raise MirrorError(f"status {status}")
+    raise (AbsentError if status in (404, 410) else MirrorError)(f"status {status}")
 
 
 def _received(response: requests.Response) -> Iterator[bytes]:
@@ -175,11 +161,6 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {found[0]}" if found else type(error).__name__
 
 
-def _said(error: Exception) -> str:
-    """What fsspec says, any URL in it as people may see it."""
-    return _URL.sub(r"\1\2", str(error))
-
-
 def _is_encoded(response: requests.Response) -> bool:
     return response.headers.get("Content-Encoding", "identity") != "identity"
 
@@ -197,56 +178,3 @@ def _retry_after_s(value: str) -> float | None:
     with contextlib.suppress(ValueError, TypeError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
-
-
-@contextmanager
-def _fsspec(url: str, start: int, validator: str) -> Iterator[Arrival]:
-    with contextlib.ExitStack() as stack:
-        with _translated(url):
-            filesystem, path = url_to_fs(url)
-            filesystem.invalidate_cache()
-            info: dict[str, Any] = filesystem.info(path)
-            if info.get("type") == "directory":
-                raise MirrorError("expected a file, found a folder")
-            # Not every filesystem has an ETag; `ukey` stands for all that it knows of a file.
-            found = str(info.get("ETag") or info.get("etag") or filesystem.ukey(path))
-            if validator and found != validator:
-                start = 0
-            file = stack.enter_context(filesystem.open(path, "rb"))
-            file.seek(start)
-        total = info.get("size")
-        yield Arrival(start, total if isinstance(total, int) else None, found, "", _read(url, file))
-
-
-def _read(url: str, file: _File) -> Iterator[bytes]:
-    while True:
-        with _translated(url):
-            chunk = file.read(_CHUNK_BYTES)
-        if not chunk:
-            return
-        yield chunk
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """fsspec's errors, and those of the packages behind it, as ours."""
-    try:
-        yield
-    except ImportError as error:
-        raise MirrorError(
-            f"expected a package that opens {url.partition(':')[0]}: URLs, found none: {_said(error)}"
-        ) from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise MirrorError(f"{type(error).__name__}: {_said(error)}") from error
-    except (ValueError, NotImplementedError) as error:
-        raise MirrorError(f"expected a URL that fsspec opens, found {_said(error)}") from error
-    except OSError as error:
-        raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
-    except library_errors() as error:
-        raise TryAgainError(f"connection failed: {type(error).__name__}: {_said(error)}") from error
-
-
-def library_errors() -> tuple[type[Exception], ...]:
-    """Those of `_LIBRARY_ERRORS` whose package is in use."""
-    loaded = [(sys.modules[module], names) for module, names in _LIBRARY_ERRORS.items() if module in sys.modules]
-    return tuple(getattr(module, name) for module, names in loaded for name in names if hasattr(module, name))
