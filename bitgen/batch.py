@@ -52,7 +52,7 @@ class Batch:
     image_ids: Tensor
     """[B] int64: equal where two samples show one photograph, whatever their source."""
     images: Tensor
-    """[B, 3, S, S] uint8, RGB; the model normalises."""
+    """[B, 3, S, S] uint8, RGB, channels last in memory; the model normalises."""
     token_ids: Tensor
     """[T, L] int64: end-of-text, tokens, end-of-text, padding."""
     token_mask: Tensor
@@ -172,7 +172,7 @@ def load(
     texts_per_image: int,
     seed: int,
     workers: int,
-    prefetch: int = 4,
+    prefetch: int = 2,
     *,
     is_pinned: bool = False,
     max_tokens: int = MAX_TOKENS,
@@ -224,14 +224,14 @@ class _Buffers:
         self._free: list[NDArray[np.uint8]] = []
 
     def take(self, images: int, side_px: int) -> Tensor:
-        """[images, 3, side_px, side_px] uint8, as it happens to be."""
-        shape = (images, 3, side_px, side_px)
+        """[images, 3, side_px, side_px] uint8, as it happens to be, its memory rows of pixels."""
+        shape = (images, side_px, side_px, 3)
         array = self._free.pop() if self._free else np.empty(shape, np.uint8)
         if array.shape != shape:
             array = np.empty(shape, np.uint8)
         lent = array.view()  # the tensor and all its views hold this one; when it is gone, the memory is free
         weakref.finalize(lent, self._free.append, array).atexit = False
-        return torch.from_numpy(lent)
+        return torch.from_numpy(lent).permute(0, 3, 1, 2)
 
 
 class _Coming:
@@ -249,11 +249,12 @@ class _Coming:
         count, side = len(plan.positions), recipe.transform.side_px
         self.bucket, self.is_pinned = plan.text_bucket, buffers is None
         if buffers is None:
-            self.images = torch.empty((count, 3, side, side), dtype=torch.uint8, pin_memory=True)
+            form = torch.channels_last
+            self.images = torch.empty((count, 3, side, side), dtype=torch.uint8, pin_memory=True, memory_format=form)
         else:
             self.images = buffers.take(count, side)
-        starts, images = range(0, len(plan.positions), _ROWS_A_TASK), self.images.numpy()
-        tasks = [(plan.positions[i : i + _ROWS_A_TASK], images[i : i + _ROWS_A_TASK]) for i in starts]
+        starts = range(0, count, _ROWS_A_TASK)
+        tasks = [(plan.positions[i : i + _ROWS_A_TASK], self.images[i : i + _ROWS_A_TASK]) for i in starts]
         recipe = replace(recipe, max_tokens=min(recipe.max_tokens, plan.text_bucket))
         work = partial(fill, draw, recipe)
         self.parts = [work(*task) if pool is None else pool.submit(work, *task) for task in tasks]
@@ -276,9 +277,9 @@ def whole(
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
     recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = torch.empty((len(items), 3, side_px, side_px), dtype=torch.uint8)
+    images = _Buffers().take(len(items), side_px)
     rows = []
-    for item, image in zip(items, images.numpy(), strict=True):
+    for item, image in zip(items, images, strict=True):
         try:
             rows.append(recipe.row(item, recipe.words(item), image))
         except DecodeError as error:

@@ -132,6 +132,8 @@ def _fields(phrase: Phrase) -> dict[str, Any]:
 
 
 def _text(fields: dict[str, Any]) -> Text:
+    if fields["phrases"] == []:
+        return Text(fields["text"])
     phrases = tuple(
         Phrase(int(p["start"]), int(p["stop"]), tuple(Box(**b) for b in p["boxes"])) for p in fields["phrases"]
     )

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from bitgen.image import Crop, DecodeError, Transform, decode
 from bitgen.record import Sample
@@ -105,19 +104,16 @@ class Recipe:
                 words.texts.append(self.tokenizer.ids(text.text, self.max_tokens))
         return Words(words.texts, words.spans, words.boxes, truncated)
 
-    def row(self, item: Drawn, words: Words, image: NDArray[np.uint8], replaced: int = 0) -> Row:
+    def row(self, item: Drawn, words: Words, image: Tensor, replaced: int = 0) -> Row:
         """Fill `image` [3, S, S] with the item's pixels. Raises `DecodeError`."""
         pixels = decode(item.image, self.max_pixels)
         height, width = pixels.shape[1:]
         crop = self.transform.crop(width, height, self.seed, item.position)
-        # NumPy's copy: torch's would start OpenMP's other threads for 150 kB and wait for them, which took 4.4 ms.
-        np.copyto(image, self.transform.resize(pixels, crop).numpy())
+        self.transform.resize(pixels, crop, image)
         return Row(item.sample, item.position, words, (width, height), crop, replaced)
 
 
-def fill(
-    draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: NDArray[np.uint8]
-) -> list[Row]:
+def fill(draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: Tensor) -> list[Row]:
     """Rows of `positions`, their pixels in `images` [positions, 3, S, S].
 
     Where an image does not decode, `draw(position, attempt)` gives another. Raises `BatchError` after 16 attempts;
@@ -137,7 +133,7 @@ def fill(
     return rows
 
 
-def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: Words, image: NDArray[np.uint8]) -> Row:
+def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: Words, image: Tensor) -> Row:
     position = item.position
     for attempt in range(ATTEMPTS):
         if attempt > 0:

@@ -27,7 +27,7 @@ from pipeline.roots import open_root
 from pipeline.validation import validator
 from shards.format import NoDatasetError, ShardError
 from shards.mixture import BLOCK, Mixture
-from shards.patience import StoreError
+from shards.remote.patience import StoreError
 from shards.root import Root
 from shards.stream import Stream
 

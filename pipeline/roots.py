@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from bitgen.training.config import DataConfig
-from shards.cache import Cache
+from shards.remote.cache import Cache
+from shards.remote.store import below
 from shards.root import Root, is_remote
-from shards.store import below
 
 
 def open_root(data: DataConfig, place: str | Path | None = None) -> Root:

@@ -232,7 +232,7 @@ def _member(shard: Sliced, name: str, offset: int, size: int, where: str) -> byt
         named, data = whole[:100], whole[BLOCK:]
     else:
         named, data = shard[offset - BLOCK : offset - BLOCK + 100], shard[offset : offset + size]
-    if (found := header.rstrip(b"\0")) != name.encode():
+    if (found := named.rstrip(b"\0")) != name.encode():
         raise ShardError(f"expected member {name} at byte {offset}, found {found!r}: {where}")
     return data
 

@@ -23,7 +23,7 @@ _EXTENSIONS = ("jpg", "png", "webp")
 
 
 class Files(Protocol):
-    """The files of a dataset, as `shards.files.Folder` and `shards.store.Store` have them."""
+    """The files of a dataset, as `shards.files.Folder` and `shards.remote.store.Store` have them."""
 
     place: str
     """The folder or URL, as people may see it."""
@@ -63,6 +63,7 @@ class ShardIndex:
         self._bytes = np.array([shard["bytes"] for shard in dataset["shards"]], dtype=np.int64)
         self._columns = columns
         self._block = lru_cache(maxsize=_BLOCKS)(self._read_block)
+        self._where = [f"{files.place}/{shard_name(number)}" for number in range(len(self.shard_sizes))]
 
     @staticmethod
     def open(folder: str | Path, *, verify: bool = False) -> "ShardIndex":
@@ -138,7 +139,7 @@ class ShardIndex:
         """
         entry = self.entry(i)
         shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
-        return read_sample(shard, entry, self._where(entry.shard))
+        return read_sample(shard, entry, self._where[entry.shard])
 
     def check(self) -> None:
         """Check every row at once. Raises `ShardError` for the first that cannot be."""
@@ -185,10 +186,7 @@ class ShardIndex:
         """Of a row whose columns may be anything."""
         key = block.ragged["key"][row].tobytes()[:100].decode(errors="backslashreplace")
         shard = int(np.searchsorted(self._ends, block.first + row, side="right"))
-        return f"{key}, {self._where(shard)}, by {INDEX}"
-
-    def _where(self, shard: int) -> str:
-        return f"{self.files.place}/{shard_name(shard)}"
+        return f"{key}, {self._where[shard]}, by {INDEX}"
 
 
 def read_dataset(files: Files) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 from bitgen.remote import names_at, shown
-from shards.cache import Cache
 from shards.files import DATASET, Folder
 from shards.index import ShardIndex, read_dataset
-from shards.prefetch import Prefetcher
-from shards.store import Store, below
+from shards.remote.cache import Cache
+from shards.remote.prefetch import Prefetcher
+from shards.remote.store import Store, below
 
 _HERE = re.compile(r"(?:file|local)://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")

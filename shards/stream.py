@@ -6,13 +6,13 @@ from pathlib import Path
 
 from bitgen.batch import Item, bucket, choose_texts
 from bitgen.tokens import MAX_TOKENS
-from shards.ahead import Ahead
 from shards.format import ShardError
 from shards.index import ShardIndex
 from shards.mixture import Mixture
+from shards.remote.ahead import Ahead
 from shards.root import Root
 
-_BEHIND = 6
+_BEHIND = 4
 """Micro-batches behind the newest plan from which samples may still be read: one more than `bitgen.batch.load` has in the
 making."""
 

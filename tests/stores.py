@@ -8,8 +8,8 @@ from threading import Event
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shards.arriving import Wanted
-from shards.patience import Patience
+from shards.remote.arriving import Wanted
+from shards.remote.patience import Patience
 from tests.servers import Page, Server
 
 HASTY = Patience(tries=3, backoff_s=0.0, timeout_s=5.0)

@@ -26,7 +26,7 @@ from pipeline.pages.predictions import predictions
 from pipeline.results import ResultsError, Sets, open_sets
 from pipeline.roots import open_root
 from shards.format import ShardError
-from shards.patience import StoreError
+from shards.remote.patience import StoreError
 
 log = logging.getLogger(__name__)
 

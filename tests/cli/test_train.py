@@ -18,6 +18,7 @@ from torch import Tensor
 from bitgen.training import checkpoint
 from cli.flags import parse
 from cli.train import listen_for_stop, main, open_stream
+from pipeline.roots import open_root
 from tests import fakes
 from tests.servers import Server
 from tests.stores import serve_folder
@@ -347,7 +348,8 @@ def test_a_dry_run_gives_the_shares_of_the_stream(
 
 def test_the_power_of_the_sizes_reaches_the_stream(squares: Path, tmp_path: Path) -> None:
     arguments = _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/more", "--data.size-power", "0")
-    stream = open_stream(parse(arguments)[1])
+    config = parse(arguments)[1]
+    stream = open_stream(config, open_root(config.data))
     assert stream.mixture.counts == {"coarse/more": 2048, "coarse/squares": 2048}
 
 

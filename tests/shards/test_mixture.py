@@ -180,10 +180,10 @@ def test_what_a_position_shows_is_in_the_group_that_its_source_stands_in(sources
 
 
 def test_the_group_that_comes_next_is_the_one_that_is_shown_next():
-    mixed = Mixture({"a": 1.0}, {"a": [2000] * 40}, 0)  # groups of 9 shards, and 4 at the end of the epoch
-    starts = [0, 18_000, 36_000, 54_000, 72_000, 80_000]
+    mixed = Mixture({"a": 1.0}, {"a": [2000] * 40}, 0)  # groups of 9 shards, the last of 13
+    starts = [0, 18_000, 36_000, 54_000, 80_000]
     groups = [mixed.groups(start) for start in starts]
-    assert [len(now.shards) for now, _ in groups] == [9, 9, 9, 9, 4, 9]
+    assert [len(now.shards) for now, _ in groups] == [9, 9, 9, 13, 9]
     assert [coming.shards for _, coming in groups[:-1]] == [now.shards for now, _ in groups[1:]]
     assert [mixed.groups(start - 1)[1] for start in starts[1:]] == [Group("a", now.shards, 1) for now, _ in groups[1:]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.arriving import Wanted
+from shards.remote.arriving import Wanted
 from tests.kills import Work, different, digests, finish, rounds
 from tests.servers import Cut, Server, Status, serve
 from tests.stores import wanted
@@ -25,10 +25,10 @@ FILES, SIZE_BYTES = 12, 4_000_000
 FETCH = """
 import json, subprocess, sys
 from pathlib import Path
-from shards.arriving import Wanted
-from shards.cache import Cache
-from shards.patience import Patience
-from shards.prefetch import Prefetcher
+from shards.remote.arriving import Wanted
+from shards.remote.cache import Cache
+from shards.remote.patience import Patience
+from shards.remote.prefetch import Prefetcher
 other = None if sys.argv[4:] else subprocess.Popen([sys.executable, *sys.orig_argv[1:], "other"])
 prefetcher = Prefetcher(Cache(Path(sys.argv[1]), int(sys.argv[3]), patience=Patience(backoff_s=0.01)))
 for file in [Wanted(*each) for each in json.loads(Path(sys.argv[2]).read_text())]:

@@ -14,15 +14,15 @@ import shards.mixture
 from bitgen.batch import Batch, load
 from bitgen.image import Transform
 from bitgen.tokens import shared_tokenizer
-from shards.cache import Cache
 from shards.index import ShardIndex
+from shards.remote.cache import Cache
+from shards.remote.store import Store
 from shards.root import Root
-from shards.store import Store
 from shards.stream import Stream
 from tests.servers import Server
 from tests.stores import HASTY, gets, remember_folder, serve_folder, wait_until
 
-from .conftest import Build
+from ..conftest import Build
 
 SHARD_BYTES = 10_240
 INDEX_BYTES = 9_000

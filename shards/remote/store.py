@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from bitgen.remote import MirrorError, TryAgainError, is_http, opened_at, read_at, shown
-from shards.arriving import Wanted
 from shards.files import DATASET, ShardFile
 from shards.format import Entry, NoDatasetError, ShardError, Sliced
-from shards.prefetch import Prefetcher
+from shards.remote.arriving import Wanted
+from shards.remote.prefetch import Prefetcher
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DATASET_BYTES = 64 << 20

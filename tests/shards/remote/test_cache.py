@@ -14,11 +14,11 @@ import pytest
 
 from bitgen.disk import FullDiskError
 from bitgen.progress import StoppedError
-from shards.arriving import Wanted
-from shards.cache import Cache, RoomError
 from shards.format import ShardError
-from shards.locks import BusyError
-from shards.patience import Patience, StoreError
+from shards.remote.arriving import Wanted
+from shards.remote.cache import Cache, RoomError
+from shards.remote.locks import BusyError
+from shards.remote.patience import Patience, StoreError
 from tests.servers import Cut, Drop, Fault, Lie, Page, Server, Slow, Status, WrongBytes
 from tests.stores import HASTY, gets, wait_until, wanted
 
@@ -27,9 +27,9 @@ BODY = bytes(range(256)) * 4
 FETCH = """
 import json, sys
 from pathlib import Path
-from shards.arriving import Wanted
-from shards.cache import Cache
-from shards.prefetch import Prefetcher
+from shards.remote.arriving import Wanted
+from shards.remote.cache import Cache
+from shards.remote.prefetch import Prefetcher
 prefetcher = Prefetcher(Cache(Path(sys.argv[1]), 10**9))
 files = [Wanted(*each) for each in json.loads(sys.argv[2])]
 prefetcher.want(files)

@@ -18,10 +18,10 @@ from threading import Event, Lock
 
 from bitgen.disk import file_sha256, room_for, sync
 from bitgen.remote import shown
-from shards.arriving import NAME, Arriving, Wanted
 from shards.files import ShardFile
-from shards.locks import BusyError, claim, is_at, remove
-from shards.patience import Patience, StoreError
+from shards.remote.arriving import NAME, Arriving, Wanted
+from shards.remote.locks import BusyError, claim, is_at, remove
+from shards.remote.patience import Patience, StoreError
 
 log = logging.getLogger(__name__)
 

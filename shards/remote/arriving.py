@@ -8,7 +8,7 @@ from threading import Event
 
 from bitgen.progress import StoppedError
 from bitgen.remote import StaleError, TryAgainError, opened_at
-from shards.patience import OtherError
+from shards.remote.patience import OtherError
 
 NAME = re.compile(r"[0-9a-f]{64}(-[0-9]{1,19})?\.(tar|arrow)")
 """Of a file in the cache: never a path, whatever a store says."""

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Mapping
 
-from shards.arriving import Wanted
 from shards.index import ShardIndex
 from shards.mixture import Mixture
-from shards.prefetch import Prefetcher
-from shards.store import Store
+from shards.remote.arriving import Wanted
+from shards.remote.prefetch import Prefetcher
+from shards.remote.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from threading import Condition, Event, Thread
 
 from bitgen.progress import StoppedError
-from shards.arriving import Wanted
-from shards.cache import Cache, RoomError
 from shards.files import ShardFile
 from shards.format import ShardError
-from shards.locks import BusyError
+from shards.remote.arriving import Wanted
+from shards.remote.cache import Cache, RoomError
+from shards.remote.locks import BusyError
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from shards.cache import Cache, RoomError
 from shards.format import NoDatasetError, ShardError
 from shards.index import ShardIndex, write_index
-from shards.patience import Patience, StoreError
+from shards.remote.cache import Cache, RoomError
+from shards.remote.patience import Patience, StoreError
 from shards.root import Root, is_remote
 from tests.servers import Server, Slow, Status
 from tests.stores import HASTY, gets, remember_folder, serve_folder, wait_until
 
-from .conftest import Build
+from ..conftest import Build
 
 TOO_SMALL = 9000
 """Bytes: no shard fits."""
