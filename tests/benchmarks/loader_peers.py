@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from tests.benchmarks.loader_terms import BATCH, DOCUMENTED, RESIZE, SOURCES, Start, decode_and_resize
+from tests.benchmarks.loader_terms import BATCH, SOURCES, Start, decode_and_resize, documented, resize
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def webdataset(root: Path, workers: int, our_decode: bool) -> Start:
 
     def preprocess(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, str]:
         image, record = sample
-        return (image if our_decode else DOCUMENTED(image)), record["texts"][0]["text"]
+        return (image if our_decode else documented()(image)), record["texts"][0]["text"]
 
     def start() -> Iterator[tuple[int, Tensor]]:
         # README: "usually, pick something bigger, like 1000", and a shuffle of 100 for the shards.
@@ -73,7 +73,7 @@ def streaming(root: Path, workers: int, our_decode: bool) -> Start:
         def __getitem__(self, at: Any) -> Any:
             found = super().__getitem__(at)
             image = found["image"]
-            return (decode_and_resize(image) if our_decode else DOCUMENTED(image.convert("RGB"))), found["caption"]
+            return (decode_and_resize(image) if our_decode else documented()(image.convert("RGB"))), found["caption"]
 
     def start() -> Iterator[tuple[int, Tensor]]:
         folder = root / ("mds-bytes" if our_decode else "mds-jpeg")
@@ -100,7 +100,7 @@ def litdata(root: Path, workers: int, our_decode: bool) -> Start:
     from litdata import StreamingDataLoader, StreamingDataset
 
     def transform(found: dict[str, Any]) -> tuple[Tensor, str]:
-        return (decode_and_resize if our_decode else RESIZE)(found["image"]), found["caption"]
+        return (decode_and_resize if our_decode else resize())(found["image"]), found["caption"]
 
     def start() -> Iterator[tuple[int, Tensor]]:
         folder = root / ("litdata-bytes" if our_decode else "litdata-image")
@@ -140,7 +140,7 @@ def datasets(root: Path, workers: int, our_decode: bool) -> Start:
         if our_decode:
             images = [decode_and_resize(image["bytes"]) for image in rows["image"]]
         else:
-            images = [DOCUMENTED(image.convert("RGB")) for image in rows["image"]]
+            images = [documented()(image.convert("RGB")) for image in rows["image"]]
         return {"image": images, "caption": rows["caption"]}
 
     def start() -> Iterator[tuple[int, Tensor]]:
@@ -178,7 +178,7 @@ def image_folder(root: Path, workers: int, our_decode: bool) -> Start:
 
     def start() -> Iterator[tuple[int, Tensor]]:
         folder = str(root / "photos")
-        dataset = ImageFolder(folder, loader=load) if our_decode else ImageFolder(folder, DOCUMENTED)
+        dataset = ImageFolder(folder, loader=load) if our_decode else ImageFolder(folder, documented())
         for images, _ in DataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers):
             yield len(images), images
 

@@ -1,15 +1,16 @@
 """What all loaders agree on: what comes out of them, and the two ways from a JPEG to a tensor.
 
-Imports no more than these need: what a peer has in memory is to be its own.
+Imports no more than these need: what a loader has in memory is to be its own.
 """
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 
 from bitgen.image import Transform, decode
 
@@ -23,15 +24,26 @@ SOURCES = {COARSE: 1.0, FINE: 1.0}
 Start = Callable[[], Iterator[tuple[int, Tensor | None]]]
 """Constructs a loader and goes through it: of each batch how many images there were, and the images [B, 3, S, S]."""
 
-RESIZE = Resize((SIDE_PX, SIDE_PX), InterpolationMode.BICUBIC, antialias=True)
-"""torchvision's: it calls Pillow's own on Pillow's images, PyTorch's on tensors."""
-DOCUMENTED = Compose([RESIZE, PILToTensor()])
-"""What peers do with an image that Pillow opened: [3, S, S] uint8."""
+
+@cache
+def resize() -> Callable[[Any], Any]:
+    """torchvision's: it calls Pillow's own on Pillow's images, PyTorch's on tensors."""
+    from torchvision.transforms import InterpolationMode, Resize
+
+    return Resize((SIDE_PX, SIDE_PX), InterpolationMode.BICUBIC, antialias=True)
+
+
+@cache
+def documented() -> Callable[[Image.Image], Tensor]:
+    """What peers do with an image that Pillow opened: [3, S, S] uint8."""
+    from torchvision.transforms import Compose, PILToTensor
+
+    return Compose([resize(), PILToTensor()])
 
 
 def with_pillow(image: bytes) -> Tensor:
     """[3, S, S] uint8."""
-    return DOCUMENTED(Image.open(io.BytesIO(image)).convert("RGB"))
+    return documented()(Image.open(io.BytesIO(image)).convert("RGB"))
 
 
 def decode_and_resize(image: bytes) -> Tensor:

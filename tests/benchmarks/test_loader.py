@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cli import train
+from pipeline.roots import open_root
 from shards.index import ShardIndex
 from tests import fakes
 from tests.benchmarks import environments, loader, loader_data, loader_ours, loader_scale
@@ -37,7 +38,8 @@ def test_batches_are_those_of_bitgen_train(data: Path) -> None:
         optim={"batch": BATCH},
         run={"seed": 0},
     )
-    wanted = next(train.batches(train.open_stream(config), config, 0))
+    stream = train.open_stream(config, open_root(config.data))
+    wanted = next(train.batches(stream, config, 0, torch.device("cpu")))
     found = next(loader_ours.batches(data, 2, 1))
     tensors = {name: value for name, value in vars(wanted).items() if isinstance(value, torch.Tensor)}
     assert found.keys == wanted.keys
