@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ BUCKETS = (16, 32, 64, 128, 256)
 _ROWS_A_TASK = 8
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One draw from the stream."""
 
     position: int

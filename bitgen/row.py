@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -43,8 +43,7 @@ def choose_texts(texts: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple((epoch + j) % texts for j in range(min(count, texts)))
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """The texts of an image. Spans and boxes are flat: a batch moves all its boxes at once."""
 
     texts: list[tuple[int, ...]]
@@ -57,8 +56,7 @@ class Words:
     """Phrases that were cut off with the end of their text."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An image ready for a batch, its pixels apart."""
 
     sample: Sample

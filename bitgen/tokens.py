@@ -2,9 +2,9 @@
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import ByteLevelBPETokenizer
 
@@ -21,8 +21,7 @@ class TokenError(ValueError):
     """The tokenizer's files are missing or are not GPT-2's, or a text cannot be encoded."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A text as tokens."""
 
     text: str

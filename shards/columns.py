@@ -9,7 +9,8 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ SCHEMA = pa.schema(
         pa.field("boxes", pa.int32(), nullable=False),
     ]
 )
-assert [f.name for f in fields(Entry)] == SCHEMA.names
+assert list(Entry._fields) == SCHEMA.names
 
 _ROWS = 65536
 """Rows of each record batch but the last."""
@@ -147,6 +148,11 @@ class Block:
     """[rows], by column."""
     ragged: dict[str, Ragged]
     """Of `RAGGED`."""
+
+    @cached_property
+    def rows(self) -> list[tuple[int, ...]]:
+        """Of each row its numbers, in the order of the columns: a tuple answers in a tenth of the time of arrays."""
+        return list(zip(*(column.tolist() for column in self.numbers.values()), strict=True))
 
     def text(self, column: str, row: int) -> str:
         """Of `key` or `extension`. Raises `UnicodeDecodeError` where it is none."""

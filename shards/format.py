@@ -5,10 +5,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bitgen.disk import room_for, send_to_disk, sync
 from bitgen.record import RecordError, Sample, image_id
@@ -43,8 +42,7 @@ class Sliced(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a sample lies, and what a reader wants to know of it without opening it: one row of `index.arrow`."""
 
     key: str
@@ -167,7 +165,7 @@ class ShardWriter:
         self._keys.add(key)
         self.samples += 1
         places = {"image_offset": image_offset, "json_offset": json_offset, "json_size": len(record)}
-        return replace(entry, shard=self.shard, **places)
+        return entry._replace(shard=self.shard, **places)
 
     def _write(self, *pieces: bytes) -> None:
         for piece in pieces:

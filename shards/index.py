@@ -123,12 +123,21 @@ class ShardIndex:
         extension = self._text(block, "extension", row)
         if extension not in _EXTENSIONS:
             raise ShardError(f"expected one of {', '.join(_EXTENSIONS)}, found {extension!r}: {self._name(block, row)}")
+        image_id, shard, image_offset, image_size, json_offset, json_size, width, height, boxes = block.rows[row]
         return Entry(
             key=self._text(block, "key", row),
+            image_id=image_id,
+            shard=shard,
+            image_offset=image_offset,
+            image_size=image_size,
+            json_offset=json_offset,
+            json_size=json_size,
             extension=extension,
+            width=width,
+            height=height,
             tokens=tuple(block.ragged["tokens"][row].tolist()),
             phrases=tuple(block.ragged["phrases"][row].tolist()),
-            **{name: int(column[row]) for name, column in block.numbers.items()},
+            boxes=boxes,
         )
 
     def read(self, i: int) -> tuple[Sample, bytes]:

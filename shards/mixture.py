@@ -14,6 +14,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,7 @@ the end of an epoch belongs to the last run. Of 3.3M samples in 2,100 shards a b
 _SLOTS, _SHARDS, _SAMPLES, _REPLACEMENT = range(4)  # what a permutation or a draw is for: part of its seed
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Which sample a position shows."""
 
     source: str

@@ -108,6 +108,6 @@ class Stream:
     def _longest_text(self, position: int) -> int:
         """Tokens of the longest text that the epoch shows of the sample at `position`."""
         place = self.mixture.at(position)
-        tokens = self.indexes[place.source].tokens(place.sample)
+        tokens = self.indexes[place.source].tokens(place.sample).tolist()
         chosen = choose_texts(len(tokens), place.epoch, self.texts_per_image)
-        return min(max((int(tokens[t]) for t in chosen), default=0), self.max_tokens)
+        return min(max((tokens[t] for t in chosen), default=0), self.max_tokens)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +97,9 @@ def _read_shard(index: ShardIndex, number: int, images: bool) -> Iterator[tuple[
 def _compare(expected: Entry, found: Entry, path: Path) -> None:
     if expected != found:
         differences = [
-            f"{name} {value!r}, found {asdict(found)[name]!r}"
-            for name, value in asdict(expected).items()
-            if value != asdict(found)[name]
+            f"{name} {value!r}, found {other!r}"
+            for name, value, other in zip(Entry._fields, expected, found, strict=True)
+            if value != other
         ]
         raise ShardError(f"expected of {expected.key} {'; '.join(differences)}: {path}")
 

@@ -287,7 +287,7 @@ def test_an_error_of_the_source_comes_through_with_its_position(workers, threads
 
 def test_a_bug_comes_through_with_the_sample_s_key(threads):
     def strange(position, attempt):
-        return dataclasses.replace(item(position), image="not bytes")
+        return item(position)._replace(image="not bytes")
 
     with pytest.raises(TypeError) as caught:
         loaded([Plan((7,))], strange)

@@ -205,26 +205,26 @@ def one(tmp_path, pets):
 def test_a_member_outside_the_file_is_refused(one, change):
     data, entries = one
     with pytest.raises(ShardError, match=r"expected pets-0\.(jpg|json) within .*: here"):
-        read_sample(data, dataclasses.replace(entries[0], **change), "here")
+        read_sample(data, entries[0]._replace(**change), "here")
 
 
 def test_the_member_of_another_sample_is_refused(one):
     data, entries = one
     with pytest.raises(ShardError, match=r"expected member pets-9\.jpg at byte 512, found b'pets-0\.jpg': here"):
-        read_sample(data, dataclasses.replace(entries[0], key="pets-9"), "here")
+        read_sample(data, entries[0]._replace(key="pets-9"), "here")
 
 
 @pytest.mark.parametrize("key", ["/etc/passwd", "../pets-0", "pets-0.x"])
 def test_a_key_that_could_be_a_path_is_refused(one, key):
     data, entries = one
     with pytest.raises(ShardError, match=f"expected a key like .*, found '{key}': here"):
-        read_sample(data, dataclasses.replace(entries[0], key=key), "here")
+        read_sample(data, entries[0]._replace(key=key), "here")
 
 
 def test_an_offset_inside_a_member_is_refused(one):
     data, entries = one
     with pytest.raises(ShardError, match=r"expected member pets-0\.jpg at byte 513"):
-        read_sample(data, dataclasses.replace(entries[0], image_offset=513), "here")
+        read_sample(data, entries[0]._replace(image_offset=513), "here")
 
 
 def test_a_record_that_is_not_json_is_refused(one):
@@ -244,7 +244,7 @@ def test_a_record_of_another_key_is_refused(one):
 def test_a_record_with_other_texts_than_the_index_says_is_refused(one):
     data, entries = one
     with pytest.raises(ShardError, match=r"expected 1 texts in pets-0\.json, found 2: here"):
-        read_sample(data, dataclasses.replace(entries[0], tokens=(6,)), "here")
+        read_sample(data, entries[0]._replace(tokens=(6,)), "here")
 
 
 def test_a_truncated_tar_is_refused_by_a_scan(tmp_path, one):

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -51,7 +50,7 @@ def lengthen(folder, times):
     """The dataset, of whose texts the index says that they are so many times as long."""
     index = ShardIndex.open(folder)
     entries = [index.entry(i) for i in range(len(index))]
-    write_index(folder, [replace(entry, tokens=tuple(times * n for n in entry.tokens)) for entry in entries])
+    write_index(folder, [entry._replace(tokens=tuple(times * n for n in entry.tokens)) for entry in entries])
     return ShardIndex.open(folder)
 
 

@@ -82,7 +82,7 @@ def test_an_image_with_another_digest_than_its_record_is_found(tmp_path, rewrite
 def test_an_index_that_says_otherwise_is_found(tmp_path, rewrite, photograph, describe):
     image = photograph()
     entries = rewrite(tmp_path, [(describe(image), image)])
-    write_index(tmp_path, [dataclasses.replace(entries[0], boxes=3, tokens=(9,))])
+    write_index(tmp_path, [entries[0]._replace(boxes=3, tokens=(9,))])
     message = r"expected of pets-1 tokens \(9,\), found \(4,\); boxes 3, found 0: .*000000\.tar"
     with pytest.raises(ShardError, match=message):
         verify(tmp_path)
@@ -100,7 +100,7 @@ def test_one_key_in_two_shards_is_found(build):
     folder = build("pets", (1, 1))
     (folder / "000001.tar").write_bytes((folder / "000000.tar").read_bytes())
     first = ShardIndex.open(folder).entry(0)
-    write_index(folder, [first, dataclasses.replace(first, shard=1)])
+    write_index(folder, [first, first._replace(shard=1)])
     dataset = json.loads((folder / "dataset.json").read_text())
     dataset["shards"][1]["sha256"] = dataset["shards"][0]["sha256"]
     (folder / "dataset.json").write_text(json.dumps(dataset))
@@ -131,7 +131,7 @@ def test_what_a_reader_of_records_raises_ends_the_reading(build):
 def test_a_row_of_the_index_that_cannot_be_is_found_before_the_shards_are_read(build):
     folder = build()
     entries = [ShardIndex.open(folder).entry(i) for i in range(5)]
-    write_index(folder, [*entries[:4], dataclasses.replace(entries[4], image_offset=10**6)])
+    write_index(folder, [*entries[:4], entries[4]._replace(image_offset=10**6)])
     flip(folder / "000000.tar", 700)
     with pytest.raises(ShardError, match=r"expected the image member within its shard, .*: pets-4, .*000001\.tar"):
         verify(folder)
@@ -150,7 +150,7 @@ def test_a_shard_with_a_sample_less_is_found(tmp_path, rewrite, photograph, desc
     image = photograph()
     entries = rewrite(tmp_path, [(describe(image, "pets-1"), image)])
     change_first_shard(tmp_path, samples=2)
-    write_index(tmp_path, [*entries, dataclasses.replace(entries[0], key="pets-2")])
+    write_index(tmp_path, [*entries, entries[0]._replace(key="pets-2")])
     with pytest.raises(ShardError, match=r"expected 2 samples, found 1: .*000000\.tar"):
         verify(tmp_path)
 

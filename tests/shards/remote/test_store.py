@@ -236,7 +236,7 @@ def test_members_that_do_not_lie_side_by_side_come_with_their_shard(
     entries = [ShardIndex.open(pets).entry(i) for i in range(5)]
     apart = [
         *entries[:2],
-        type(entries[2])(**{**vars(entries[2]), "json_offset": entries[0].json_offset}),
+        entries[2]._replace(json_offset=entries[0].json_offset),
         *entries[3:],
     ]
     write_index(pets, apart)
