@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +29,7 @@ End = tuple[str | None, str, str]
 """(key, outcome, detail) of a row."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One row's end. `key`: the sample that holds its text, of `kept` and `duplicate` rows."""
 
     source: str
@@ -40,14 +39,14 @@ class Line:
     detail: str
 
 
-assert [f.name for f in fields(Line)] == SCHEMA.names
+assert list(Line._fields) == SCHEMA.names
 
 
 def write_ledger(path: Path, lines: Iterable[Line]) -> Counter[str]:
     """Writes a ledger, whole or not at all; returns the rows of each outcome."""
     source = iter(lines)
     chunks = iter(lambda: list(islice(source, _ROWS)), [])
-    columns = ([_column([getattr(line, f.name) for line in some]) for f in SCHEMA] for some in chunks)
+    columns = ([_column(list(column)) for column in zip(*some, strict=True)] for some in chunks)
     return _write(path, (pa.table(each, schema=SCHEMA) for each in columns))
 
 

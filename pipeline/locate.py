@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.crawl import Crawled
+from pipeline.crawling.crawled import Crawled
 from pipeline.manifest import Source
 
 Locate = Callable[[str], Path | str]

@@ -26,8 +26,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_type_hints
 
-from fsspec import available_protocols
-
 from pipeline.crawling.manners import Crawling
 from pipeline.nearest import hint
 
@@ -76,6 +74,8 @@ class File:
             _check_inside(path, "holds", parents=0)
         if not self.urls and not self.manual:
             raise ValueError("expected urls, or manual instructions, found neither")
+        from fsspec import available_protocols  # 50 ms that workers, which see no files, do not spend
+
         for url in self.urls:
             scheme = re.match(r"([a-z][a-z0-9+.-]*):", url, re.IGNORECASE)
             if scheme and scheme[1].lower() not in available_protocols():
