@@ -73,7 +73,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("make bench BENCH=shards", description=__doc__, allow_abbrev=False)
     parser.add_argument("--images", type=Path, default=ROOT / "manifests/sample", help="JPEG photographs to copy")
     parser.add_argument("--called", default="", help="what they are, as the results say it")
-    parser.add_argument("--count", type=int, default=32000, help="photographs to build")
+    parser.add_argument("--count", type=int, default=16000, help="photographs to build")
     parser.add_argument("--header-count", type=int, default=32000, help="photographs of which the headers are read")
     parser.add_argument("--urls", type=int, default=12000, help="photographs to crawl over HTTP")
     parser.add_argument("--tls-urls", type=int, default=4000, help="photographs to crawl over TLS")
