@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#\s]*@)?((?:(?!::)[^?#\s])*)(?:[?#](?:(?!::)\S)*)?")
+"""A URL, or one of several that `::` chains."""
 
 
 class TryAgainError(Exception):
@@ -48,6 +49,12 @@ class Arrival:
 def is_http(url: str) -> bool:
     """Whether requests opens it."""
     return bool(re.match(r"https?:", url, re.IGNORECASE))
+
+
+def has_secrets(url: str) -> bool:
+    """Whether a URL, or one of several that `::` chains, has a user, password, query or fragment."""
+    rests = [part.partition("://")[2] for part in url.split("::")]
+    return any("@" in rest.partition("/")[0] or "?" in rest or "#" in rest for rest in rests)
 
 
 def shown(url: str | Path) -> str:

@@ -197,7 +197,7 @@ def load(
     """
     recipe = Recipe(transform, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
     coming: deque[_Coming] = deque()
-    buffers = None if is_pinned else _Buffers()
+    buffers = None if is_pinned else _Buffers(prefetch + 2)
     source = iter(plans)
     drawn = replaced = 0
     pool = ThreadPoolExecutor(workers, "bitgen-decode") if workers else None
@@ -223,7 +223,9 @@ class _Buffers:
     Fresh memory for each batch costs a page fault for every 4 kB of it: 25 us an image of 224 pixels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int) -> None:
+        """At most so many are kept for later."""
+        self._kept = kept
         self._free: list[NDArray[np.uint8]] = []
 
     def take(self, images: int, side_px: int) -> Tensor:
@@ -233,8 +235,12 @@ class _Buffers:
         if array.shape != shape:
             array = np.empty(shape, np.uint8)
         lent = array.view()  # the tensor and all its views hold this one; when it is gone, the memory is free
-        weakref.finalize(lent, self._free.append, array).atexit = False
+        weakref.finalize(lent, self._give_back, array).atexit = False
         return torch.from_numpy(lent).permute(0, 3, 1, 2)
+
+    def _give_back(self, array: NDArray[np.uint8]) -> None:
+        if len(self._free) < self._kept:
+            self._free.append(array)
 
 
 class _Coming:
@@ -280,7 +286,7 @@ def whole(
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
     recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = _Buffers().take(len(items), side_px)
+    images = _Buffers(0).take(len(items), side_px)
     rows = []
     for item, image in zip(items, images, strict=True):
         try:

@@ -38,7 +38,8 @@ def file_sha256(path: Path) -> str:
 def send_to_disk(handle: int, start: int, stop: int) -> None:
     """Begin to write bytes [start, stop) of an open file to the disk, without waiting, where the system can be told so.
 
-    The sync at the end of 160 MB then takes 2 ms in place of 55. What is already on the disk leaves the page cache.
+    The sync at the end of 160 MB then takes 2 ms in place of 55. What of it is on the disk already, as little is of what was
+    just written, leaves the page cache.
     """
     if hasattr(os, "posix_fadvise"):
         # Linux starts to write what it is told is not needed. Source: mm/fadvise.c

@@ -76,7 +76,7 @@ class Transform:
         if out is not None:
             # What `interpolate` calls, without the tensor of its own that it turns the pixels' rows into planes for.
             return torch.ops.aten._upsample_bicubic2d_aa.out(seen, side, False, None, None, out=out[None])[0]
-        # What torchvision's resize calls; torchvision itself takes 90 MB and half a second of every process that loads it.
+        # What torchvision's resize calls. A loader has no other use for torchvision, which takes 90 MB of a process.
         return F.interpolate(seen, side, mode="bicubic", align_corners=False, antialias=True)[0]
 
 

@@ -36,8 +36,9 @@ class Encoded(NamedTuple):
 _WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII).findall
 """The words that GPT-2 makes tokens of, each for itself, of a text that is ASCII alone.
 Source: github.com/openai/gpt-2, src/encoder.py, where the classes are Unicode's."""
-_KNOWN_WORDS, _LONGEST_WORD = 1 << 17, 40
-"""Words whose tokens are remembered, and characters of the longest: 60 MB at most; then all are forgotten."""
+_KNOWN_WORDS, _LONGEST_WORD = 1 << 16, 40
+"""Words whose tokens are remembered, and characters of the longest; then all are forgotten. They take 25 MB where most are
+words, 200 MB where all are 40 letters at random."""
 
 
 class _Words(dict[str, tuple[list[int], list[tuple[int, int]]]]):

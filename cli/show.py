@@ -30,8 +30,8 @@ class Arguments:
     out: Path | None = None
     """Where the page goes; by default report.html in the run folder, data.html in the data folder, NAME.html beside a
     dataset folder."""
-    data: Path | None = None
-    """For a run: the folder that holds shards/; by default the one that the run was trained from."""
+    data: str | None = None
+    """For a run: the folder or URL that holds shards/; by default the one that the run was trained from."""
     samples: int = 12
     """Images shown: of a run over all its datasets, at least one of each; of data from every dataset."""
     records: int = RECORDS

@@ -96,6 +96,7 @@ def run(config: TrainConfig, resume: bool) -> int:
         raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
     root = open_root(config.data)
     stream = open_stream(config, root)
+    check_ranks(stream, device)
     holdout = check_datasets(stream, config)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
     check_side(config, objective.model)
@@ -153,6 +154,13 @@ def open_stream(config: TrainConfig, root: Root) -> Stream:
         max_tokens=config.data.max_tokens,
         size_power=config.data.size_power,
     )
+
+
+def check_ranks(stream: Stream, device: torch.device) -> None:
+    """Raises `ConfigError` on every rank where the datasets changed between one rank's look at them and another's."""
+    mine = float(int(stream.mixture.fingerprint[:12], 16))  # 48 bits, which a float holds
+    if distributed.agree(distributed.from_first(mine, device) != mine, device):
+        raise ConfigError("expected the same shards on every rank, found others: were they replaced just now?")
 
 
 def check_side(config: TrainConfig, model: BitGen) -> None:

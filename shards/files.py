@@ -20,7 +20,7 @@ from shards.format import Entry, NoDatasetError, ShardError, Sliced
 DATASET = "dataset.json"
 
 _OPEN_SHARDS = 64
-"""Files held open: a process may have 1,024; the stream reads 8 shards of a source at a time."""
+"""Files held open: a process may have 1,024; the stream reads 8 shards of a source at a time, or some more."""
 
 
 class ShardFile:
@@ -67,6 +67,9 @@ class Folder:
     def index(self, name: str) -> Path:
         """Where the index called `name` can be opened."""
         return self.path / name
+
+    def forget(self, name: str) -> None:
+        """Of an index that is not what it should be there is no copy here."""
 
     def check(self, shard: Mapping[str, Any]) -> None:
         """Raises `ShardError` where a shard of `dataset.json` is not there, or of another size."""

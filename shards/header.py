@@ -8,6 +8,8 @@ BLOCK, RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 def header(name: str, size: int) -> bytes:
     """The block before a member of `size` bytes, with no time in it; `name` is ASCII, shorter than 100."""
+    assert len(name) < 100, name
+    assert size < 1 << 33, size
     said = name.encode().ljust(100, b"\0"), b"%011o\0" % size
     checksum = b"%06o\0 " % (_SUM + sum(said[0]) + sum(said[1]))
     return b"".join((said[0], _TEMPLATE[100:124], said[1], _TEMPLATE[136:148], checksum, _TEMPLATE[156:]))

@@ -17,8 +17,8 @@ from shards.format import FORMAT_VERSION, Entry, ShardError, Sliced, read_sample
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
-_BLOCKS = 64
-"""Blocks held at once, 4 MB: the stream shows the samples of 8 shards at a time, some 24,000, in a random order."""
+_BLOCKS = 128
+"""Blocks held at once, 12 MB: the stream shows the samples of a group of shards, some 16,000 to 40,000, in a random order."""
 _EXTENSIONS = ("jpg", "png", "webp")
 
 
@@ -34,6 +34,10 @@ class Files(Protocol):
 
     def index(self, name: str) -> Path:
         """Where the index can be opened. Called after `dataset`."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Keeps no copy of an index that is not what it should be."""
         ...
 
     def check(self, shard: Mapping[str, Any]) -> None:
@@ -80,9 +84,14 @@ class ShardIndex:
     def of(files: Files) -> "ShardIndex":
         """Open a built dataset wherever its files are. Raises as `open` does, and what `files` raise."""
         dataset = read_dataset(files)
-        columns = Columns(files.index(INDEX))
-        if columns.rows != dataset["samples"]:
-            raise ShardError(f"expected {dataset['samples']} samples, found {columns.rows}: {columns.path}")
+        path = files.index(INDEX)
+        try:
+            columns = Columns(path)
+            if columns.rows != dataset["samples"]:
+                raise ShardError(f"expected {dataset['samples']} samples, found {columns.rows}: {path}")
+        except ShardError:
+            files.forget(INDEX)
+            raise
         for shard in dataset["shards"]:
             files.check(shard)
         return ShardIndex(files, dataset, columns)
@@ -123,7 +132,8 @@ class ShardIndex:
         extension = self._text(block, "extension", row)
         if extension not in _EXTENSIONS:
             raise ShardError(f"expected one of {', '.join(_EXTENSIONS)}, found {extension!r}: {self._name(block, row)}")
-        image_id, shard, image_offset, image_size, json_offset, json_size, width, height, boxes = block.rows[row]
+        numbers = block.table[row].tolist()
+        image_id, shard, image_offset, image_size, json_offset, json_size, width, height, boxes = numbers
         return Entry(
             key=self._text(block, "key", row),
             image_id=image_id,

@@ -23,12 +23,14 @@ class Root:
     """The folder or URL of datasets."""
 
     def __init__(self, place: str | Path, cache: Cache | None = None, *, verify: bool = False) -> None:
-        """`cache` is for a URL, which needs one. With `verify`, a shard's sha256 is computed before it is first read."""
+        """`cache` is for a URL; without one, that raises `ValueError`. With `verify`, a shard's sha256 is computed before it
+        is first read."""
         self.is_remote = is_remote(place)
         self.place = shown(place) if self.is_remote else str(place)
         self._place = str(place) if self.is_remote else _HERE.sub("", str(place))
         self._verify = verify
-        assert cache is not None or not self.is_remote, "a URL is read through a cache"
+        if cache is None and self.is_remote:
+            raise ValueError(f"expected a cache for a URL, found none: {self.place}")
         self.prefetcher = Prefetcher(cache) if cache is not None and self.is_remote else None
 
     def open(self, name: str) -> ShardIndex:

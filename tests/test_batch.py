@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitgen.batch import Batch, BatchError, Item, bucket, choose_texts, load, whole
+from bitgen.batch import Batch, BatchError, Item, _Buffers, bucket, choose_texts, load, whole
 from bitgen.image import Transform, decode
 from bitgen.record import Box, Phrase, Sample, Text, image_id
 from bitgen.tokens import EOT, shared_tokenizer
@@ -365,9 +365,22 @@ def test_a_batch_that_is_held_is_left_alone():
     assert torch.equal(held, before)
 
 
-def test_the_memory_of_batches_is_used_again():
-    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2)
-    assert len({batch.images.data_ptr() for batch in stream}) <= 6  # one in use, five in the making
+def test_memory_is_used_again_when_no_view_of_it_is_left():
+    buffers = _Buffers(1)
+    images = buffers.take(2, 8)
+    place, view = images.data_ptr(), images[0].numpy()
+    del images
+    assert buffers._free == []
+    del view
+    assert [array.ctypes.data for array in buffers._free] == [place]
+    assert buffers.take(2, 8).data_ptr() == place
+
+
+def test_no_more_memory_is_kept_than_asked_for():
+    buffers = _Buffers(1)
+    for images in [buffers.take(2, 8), buffers.take(2, 8)]:
+        del images
+    assert len(buffers._free) <= 1
 
 
 @pytest.mark.gpu

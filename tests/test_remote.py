@@ -190,6 +190,7 @@ def test_a_range_of_more_digits_than_any_file_has_is_not_taken(server: Server, t
     ("url", "told"),
     [
         ("http://user:TOKEN@example.org:80/a?key=SECRET#x", "http://example.org:80/a"),
+        ("zip://a.zip::https://user:TOKEN@example.org/x?key=SECRET", "zip://a.zip::https://example.org/x"),
         ("s3://bucket/a", "s3://bucket/a"),
         ("own/a?b", "own/a?b"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 
+from bitgen.arrival import has_secrets
 from bitgen.training.decode import ConfigError, build
 from bitgen.training.ranges import RANGES, is_within
 
@@ -22,7 +23,8 @@ class DataConfig:
     cache_gb: float = 50.0
     """Most that the cache may hold; what was read longest ago goes first."""
     verify_shards: bool = False
-    """Compute every shard's sha256 before it is first read; from a URL, that is always done as it comes."""
+    """Compute every shard's sha256 before it is first read. From a URL that is always done as a shard comes; what is read
+    of it before it is here is not compared."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Dataset folder below shards/, such as coarse/coco-train, to its weight: 1 draws by size, 0 leaves it out."""
     size_power: float = 1.0
@@ -198,7 +200,8 @@ class TrainConfig:
         _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)
         for name in (*data.mixture, *data.validation):
             _hold(_is_folder_name(name), "data.mixture", "plain folder names", name)
-        _hold(not _has_secrets(data.root), "data.root", "a URL without user, password and query", "one (not shown)")
+        # It is kept in files of the run and in checkpoints: what a store wants to know is for the environment.
+        _hold(not has_secrets(data.root), "data.root", "a URL without user, password and query", "one (not shown)")
         _hold(_is_folder_name(self.run.name), "run.name", "a plain folder name", self.run.name)
 
     def to_json(self) -> str:
@@ -217,12 +220,6 @@ class TrainConfig:
 def _hold(condition: bool, name: str, expected: str, found: Any) -> None:
     if not condition:
         raise ConfigError(f"expected {name} to be {expected}, found {found!r}")
-
-
-def _has_secrets(place: str) -> bool:
-    """Of a URL: it is kept in files of the run and in checkpoints. What a store wants to know is for the environment."""
-    _, _, rest = place.partition("://")
-    return bool(rest) and ("@" in rest.partition("/")[0] or "?" in rest or "#" in rest)
 
 
 def _is_folder_name(name: str) -> bool:

@@ -55,14 +55,14 @@ def run_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
-def run_page(path: Path, root: Path | None, samples: int, seed: int) -> str:
+def run_page(path: Path, root: str | Path | None, samples: int, seed: int) -> str:
     """The report of a run. Raises `PageError` where it has no readable configuration.
 
     What is missing (checkpoints, results, datasets) is said on the page; the rest is shown.
 
     Args:
         path: a run folder, or one of its checkpoint folders.
-        root: the data folder, which holds shards/; by default that of the run's configuration.
+        root: the data folder or URL, which holds shards/; by default that of the run's configuration.
         samples: images shown, half of them trained on.
         seed: which images.
     """
@@ -185,7 +185,7 @@ def _model(path: Path) -> tuple[BitGen | None, State | None, str]:
         return None, None, str(error)
 
 
-def _sets(chain: list[Run], root: Path | None) -> tuple[Sets | None, str]:
+def _sets(chain: list[Run], root: str | Path | None) -> tuple[Sets | None, str]:
     configs = [run.config for run in reversed(chain)]
     try:
         return open_sets(configs, open_root(configs[0].data, root)), ""

@@ -68,10 +68,19 @@ class Store:
         self._index = self._cache.opened(wanted)
         if self._index is None:
             self._index = self._prefetcher.wait(wanted)
-            if self._digest_of(self._read_dataset()) != self._digest:
-                self._cache.path(wanted).unlink(missing_ok=True)
+            is_right = False
+            try:
+                is_right = self._digest_of(self._read_dataset()) == self._digest
+            finally:
+                if not is_right:
+                    self.forget(name)
+            if not is_right:
                 raise ShardError(f"expected a finished dataset, found one that is being built: {self.place}")
         return self._cache.path(wanted)
+
+    def forget(self, name: str) -> None:
+        """The index is not what it should be: the next to open it fetches it again."""
+        self._cache.path(Wanted(below(self._url, name), f"{self._digest}.arrow")).unlink(missing_ok=True)
 
     def check(self, shard: Mapping[str, Any]) -> None:
         """Raises `ShardError` where what `dataset.json` says of a shard cannot be; asks for nothing."""

@@ -87,3 +87,15 @@ def test_a_damaged_shard_in_a_folder_is_found_where_that_is_asked_for(config: Tr
     index = open_root(replace(config.data, verify_shards=True)).open("eval/drawn-phrases")
     with pytest.raises(ShardError, match="expected sha256"):
         index.read(0)
+
+
+def test_a_file_url_is_a_folder(config: TrainConfig) -> None:
+    root = open_root(config.data, Path(config.data.root).absolute().as_uri())
+    assert not root.is_remote
+    assert root.open("eval/drawn-phrases").key(0) == open_root(config.data).open("eval/drawn-phrases").key(0)
+
+
+@pytest.mark.parametrize("url", ["s3://key:word@bucket", "https://host/a?token=1", "zip://a.zip::https://u:pw@host/x"])
+def test_a_url_with_a_secret_is_refused_without_a_word_of_it(config: TrainConfig, url: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected a URL without user, password and query, found one \(not shown\)$"):
+        open_root(config.data, url)

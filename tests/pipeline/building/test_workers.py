@@ -1,8 +1,6 @@
 """Tasks in processes: in order, errors come home, and nobody is left behind."""
 
-import os
 import posixpath
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,12 +45,11 @@ def test_a_killed_parent_takes_its_workers_along() -> None:
         [sys.executable, "-c", LOOPING], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     )
     assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
+    assert int(parent.stdout.readline()) != parent.pid
     parent.kill()
     parent.wait()
-    parent.stdout.read()  # ends when the last process that could write to it has
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, signal.SIGTERM)
+    others = parent.stdout.read()  # ends when the last process that could write to it has, or never
+    assert len(others.split()) <= 1  # the other worker's number
 
 
 @pytest.fixture(scope="module")

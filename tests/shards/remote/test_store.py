@@ -230,6 +230,16 @@ def test_a_truncated_index_at_its_store_is_an_error(server: Server, pets: Path, 
         opened(url)
 
 
+def test_an_index_that_was_refused_is_fetched_again(server: Server, pets: Path, opened: Any) -> None:
+    url = serve_folder(server, pets.parent)
+    page = server.pages["/pets/index.arrow"]
+    server.pages["/pets/index.arrow"] = type(page)(page.body[:100])
+    with pytest.raises(ShardError):
+        opened(url)
+    server.pages["/pets/index.arrow"] = page
+    assert opened(url).read(0)[0].key == "pets-0"
+
+
 def test_members_that_do_not_lie_side_by_side_come_with_their_shard(
     server: Server, pets: Path, opened: Any, tmp_path: Path
 ) -> None:
