@@ -21,11 +21,8 @@ Engine = Literal["local", "ray"]
 
 _GC_THRESHOLD = 200_000
 _AHEAD = 2  # tasks that wait beside those at work: each holds a chunk of rows in memory
-_PRELOADED = [
-    "pipeline.building.chunks",
-    "pipeline.building.write",
-    "pandas",
-]  # pandas: pyarrow imports it at its first array
+# pandas: pyarrow imports it at its first array.
+_PRELOADED = ["pipeline.building.chunks", "pipeline.building.write", "pandas"]
 
 
 class WorkerError(Exception):
@@ -135,7 +132,7 @@ def _begin() -> None:
     """In a new worker: Ctrl-C ends the task, which sweeps up behind itself, without a traceback; a killed parent ends
     the worker, which would otherwise go on beside the next build."""
     signal.signal(signal.SIGINT, _stop)
-    # What a chunk collects, tens of thousands of rows, has no cycles: looking for them again and again took 9 % of a worker.
+    # What a chunk collects, tens of thousands of rows, has no cycles: looking for them took 9 % of a profiled build.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     parent = multiprocessing.parent_process()
