@@ -110,7 +110,7 @@ class Tokenizer:
         return encoding.ids, encoding.offsets
 
     def ids(self, text: str, max_tokens: int = MAX_TOKENS) -> tuple[int, ...]:
-        """`encode(text, max_tokens).ids`, in a third of its time, for texts of which no span is asked for. Raises as `encode` does."""
+        """`encode(text, max_tokens).ids` in a third of its time, where no span is asked for. Raises as `encode` does."""
         if max_tokens < 3 or not text.isascii():
             return self.encode(text, max_tokens).ids
         found = [EOT]
