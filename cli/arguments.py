@@ -1,10 +1,9 @@
-"""What the commands' arguments have in common: numbers, sources by name, and the nearest name of what is unknown."""
+"""What the commands' arguments have in common: numbers, and the nearest name of an unknown flag."""
 
 import argparse
 from collections.abc import Sequence
 
-from pipeline.manifest import Manifest, ManifestError
-from pipeline.nearest import hint, nearest
+from pipeline.nearest import nearest
 
 
 def positive(value: str) -> int:
@@ -30,10 +29,3 @@ def unknown_flag(command: str, arguments: Sequence[str], known: Sequence[str]) -
             found = nearest(flag, known, cutoff=0.0)
             return f"expected a flag of {command}, found {flag}; the nearest is {found} (see --help)"
     return ""
-
-
-def check_sources(manifests: Sequence[Manifest], names: Sequence[str]) -> None:
-    """Raises `ManifestError` where one of `names` is the name of no source."""
-    known = sorted({source.name for manifest in manifests for source in manifest.sources})
-    for name in sorted(set(names) - set(known)):
-        raise ManifestError(f"expected sources among {', '.join(known) or 'none'}, found {name!r}{hint(name, known)}")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bitgen.progress import BesideBars, say
 from bitgen.remote import shown
-from cli.arguments import check_sources, parse, positive
+from cli.arguments import parse, positive
+from cli.sources import check_sources
 from pipeline.crawl import CrawlError, crawl, settings_for
 from pipeline.crawling.distributors import DISTRIBUTORS
 from pipeline.downloading.download import PARALLEL, PER_HOST, DownloadError, download

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 import cli.build_shards
+import cli.building
 import cli.download
 import pipeline.holdout
 from bitgen.record import Sample
@@ -134,7 +135,7 @@ class Night:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             manifests = self._manifest("").parent
-            patch.setattr(cli.build_shards, "MANIFESTS", manifests)
+            patch.setattr(cli.building, "MANIFESTS", manifests)
             patch.setattr(cli.download, "SHIPPED", manifests / "holdout")
             patch.setattr(pipeline.holdout, "SHIPPED", manifests / "holdout")
             code = main([*arguments, "--data", str(self.data)])

@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.building.chunks import ending, read_table
@@ -70,7 +69,7 @@ def decide(parts: Sequence[Path], looks: Looks | None, keep_lookalikes: bool = F
         digests.append(came[:, :2].astype(np.uint64))
         if looks is None:
             continue
-        seen = table.column("look").to_numpy()
+        seen = np.array(table.column("look").to_pylist(), np.uint64)
         for row in np.flatnonzero(looks.may_match(digests[-1][:, 0], seen)).tolist():
             equal = looks.equal(came[row].tobytes().hex())
             if not (match := equal or looks.alike(int(seen[row]))):
@@ -117,10 +116,11 @@ def _place(place: int, starts: NDArray[np.int64]) -> Place:
 
 def _keys(parts: Sequence[Path], places: set[Place]) -> dict[Place, str]:
     found: dict[Place, str] = {}
-    column, opened = pa.array([]), -1
+    column, opened = None, -1
     for number, row in sorted(places):
         if number != opened:
             column, opened = read_table(ending(parts[number], ".arrow")).column("key"), number
+        assert column is not None
         found[number, row] = column[row].as_py()
     return found
 

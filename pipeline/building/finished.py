@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.building.chunks import PARTS, STAMPS_SCHEMA, ending, read_table, stamp_of
+from pipeline.building.chunks import PARTS, STAMPS_SCHEMA, ending, read_table
 from pipeline.building.write import ShardDone
 from pipeline.files import read_json, replacing, write_json
-from pipeline.locate import Locate
+from pipeline.locate import Locate, Located
 from pipeline.manifest import Source
 from shards.format import FORMAT_VERSION
 from shards.index import DATASET, write_index_tables
@@ -84,8 +84,8 @@ def _totals(written: Sequence[ShardDone]) -> dict[str, int]:
     for table in (read_table(shard.table) for shard in written):
         phrases = table.column("phrases").combine_chunks().flatten()
         totals["texts"] += len(phrases)
-        totals["phrases"] += int(phrases.to_numpy().sum())
-        totals["boxes"] += int(table.column("boxes").to_numpy().sum())
+        totals["phrases"] += sum(phrases.to_pylist())
+        totals["boxes"] += sum(table.column("boxes").to_pylist())
     return totals
 
 
@@ -93,8 +93,10 @@ def _write_images(folder: Path, tables: Iterable[pa.Table]) -> None:
     """Writes `images.parquet` from tables of `pipeline.building.chunks.PART_SCHEMA`, whole or not at all."""
     with replacing(folder / IMAGES) as temporary, pq.ParquetWriter(temporary, _IMAGES_SCHEMA) as writer:
         for table in tables:
-            digests = pa.array([each.as_py().hex() for each in table.column("came")], pa.string())
-            columns = [table.column("key"), digests, table.column("look")]
+            digests = b"".join(table.column("came").to_pylist()).hex().encode()
+            ends = np.arange(len(digests) // 64 + 1, dtype=np.int32) * np.int32(64)
+            sha256 = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(digests))
+            columns = [table.column("key"), sha256, table.column("look")]
             writer.write_table(pa.table(columns, schema=_IMAGES_SCHEMA))
 
 
@@ -151,5 +153,5 @@ def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
             yield from zip(batch.column("image").to_pylist(), batch.column("stamp").to_pylist(), strict=True)
 
 
-def _stamp(found: Path | str) -> str:
-    return stamp_of(found) if isinstance(found, Path) else ""
+def _stamp(found: Located | str) -> str:
+    return found.stamp if isinstance(found, Located) else ""

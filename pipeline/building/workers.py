@@ -21,12 +21,20 @@ Engine = Literal["local", "ray"]
 
 _GC_THRESHOLD = 200_000
 _AHEAD = 2  # tasks that wait beside those at work: each holds a chunk of rows in memory
-# pandas: pyarrow imports it at its first array.
-_PRELOADED = ["pipeline.building.chunks", "pipeline.building.write", "pandas"]
+_PRELOADED = ["pipeline.building.preloaded"]
 
 
 class WorkerError(Exception):
     """A worker process died without an answer, or there is no cluster."""
+
+
+def start_server() -> None:
+    """Begins what takes time before the first task, and does not wait for it; safe to call again.
+
+    Workers are forked from a server that has loaded what they need, and has no threads, whose locks a fork would copy.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
 
 
 class LocalWorkers:
@@ -39,10 +47,7 @@ class LocalWorkers:
 
     def __enter__(self) -> "LocalWorkers":
         if self.count > 1:
-            # Workers are forked from a server that has imported what they need, and has no threads, whose locks a fork
-            # would copy. It starts while the annotations are read.
-            self._context.set_forkserver_preload(_PRELOADED)
-            forkserver.ensure_running()
+            start_server()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from bitgen.disk import room_for, sync
@@ -18,6 +19,7 @@ from bitgen.record import Sample
 from pipeline.building.chunks import PART_SCHEMA, ending, note_of, read_table, write_table
 from pipeline.building.decide import Plan
 from pipeline.files import read_json, write_json
+from shards.columns import array_of
 from shards.format import Entry, ShardWriter, read_members, read_sample, shard_name, shard_number
 from shards.index import SCHEMA
 
@@ -59,8 +61,9 @@ class ShardDone:
     def index(self) -> pa.Table:
         """Its rows of the index."""
         table, column = read_table(self.table).select(SCHEMA.names), SCHEMA.get_field_index("shard")
-        number = pa.array([shard_number(self.listed["file"])] * table.num_rows, SCHEMA.field(column).type)
-        return table.set_column(column, SCHEMA.field(column), number)
+        field = SCHEMA.field(column)
+        numbers = np.full(table.num_rows, shard_number(self.listed["file"]), field.type.to_pandas_dtype())
+        return table.set_column(column, field, array_of(numbers, field.type))
 
 
 def shard_tasks(folder: Path, parts: Sequence[Path], plan: Plan, keeps_all: bool) -> Iterator[ShardTask]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import build_shards
+from cli import building
 from cli.build_shards import main
 from cli.download import main as download
 from pipeline.files import locked
@@ -72,7 +72,7 @@ def test_it_ends_with_a_table_and_what_to_run_next(
 
 
 def test_after_the_sample_comes_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample = str(build_shards.MANIFESTS / "sample.toml")
+    sample = str(building.MANIFESTS / "sample.toml")
     download([sample, "--data", str(tmp_path / "data")])
     run(tmp_path, sample)
     last = capsys.readouterr().out.splitlines()[-1]
@@ -139,7 +139,7 @@ def test_only_the_named_sources_are_built(manifest: str, tmp_path: Path) -> None
 def test_without_arguments_what_is_downloaded_is_built(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_shards, "MANIFESTS", tmp_path)
+    monkeypatch.setattr(building, "MANIFESTS", tmp_path)
     assert run(tmp_path) == 0
     assert len(ShardIndex.open(tmp_path / "data/shards/coarse/world-train")) == 3
 

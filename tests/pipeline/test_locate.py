@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.locate import locate_under
+from pipeline.locate import Located, locate_under
 
 
 def test_an_image_is_found_under_the_first_root_that_has_it(tmp_path: Path) -> None:
@@ -12,7 +12,8 @@ def test_an_image_is_found_under_the_first_root_that_has_it(tmp_path: Path) -> N
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     found = locate_under([tmp_path / "one", tmp_path / "two", tmp_path / "three"])("a.jpg")
-    assert found == tmp_path / "two/a.jpg"
+    assert isinstance(found, Located)
+    assert found.path == str(tmp_path / "two/a.jpg")
 
 
 @pytest.mark.parametrize("image", ["", "/etc/passwd", "../a.jpg", "x/../../a.jpg", "a\0b.jpg"])

@@ -139,7 +139,7 @@ def test_what_a_kill_at_the_very_end_left_is_swept(world: "World", paint: Paint)
 
 
 def test_parts_of_another_version_are_made_anew(world: "World", paint: Paint, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = Chunk(world.data / "part", ("line",), "world", False, None, "whole")
+    chunk = Chunk(world.data / "part", (b"fate",), "world", False, None, "whole")
     before = chunk.sha256
     monkeypatch.setattr("pipeline.building.chunks.BUILD_VERSION", 1)
     assert chunk.sha256 != before

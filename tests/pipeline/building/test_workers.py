@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.building.chunks import stamp_of
+from bitgen.disk import file_sha256
 from pipeline.building.workers import LocalWorkers, WorkerError, workers_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_tasks_on_a_ray_cluster_come_back_in_order(cluster: object) -> None:
 
 def test_an_error_on_a_ray_cluster_is_the_error_itself(cluster: object) -> None:
     with workers_of("ray", 1) as workers, pytest.raises(FileNotFoundError, match="nothing here"):
-        list(workers.each(stamp_of, [Path("/nothing here")]))
+        list(workers.each(file_sha256, [Path("/nothing here")]))
 
 
 def test_a_ray_cluster_makes_the_same_bytes(cluster: object, world: "World", paint: Callable[..., bytes]) -> None:

@@ -15,7 +15,7 @@ from pipeline.downloading.unpack import unpack
 from pipeline.downloading.wanted import is_named, needs
 from pipeline.files import BusyError, locked
 from pipeline.holdout import SHIPPED
-from pipeline.locate import locate_for
+from pipeline.locate import Located, locate_for
 from pipeline.manifest import File, Manifest, read_manifest
 from tests.disk import files_of_at_most
 from tests.servers import Page, Server, Slow, Together
@@ -302,9 +302,9 @@ def found_in(folder: Path, family: str, file: int, inside: str) -> bytes:
     archive = manifest.files[file]
     (folder / "a.zip").write_bytes(packed(**{f"{inside}12.jpg": b"a photograph"}))
     unpack(folder / "a.zip", folder / family / archive.folder, "s")
-    path = locate_for(manifest.sources[0], folder)("12.jpg")
-    assert isinstance(path, Path), path
-    return path.read_bytes()
+    found = locate_for(manifest.sources[0], folder)("12.jpg")
+    assert isinstance(found, Located), found
+    return Path(found.path).read_bytes()
 
 
 def test_a_file_that_is_there_and_right_is_not_yielded(tmp_path: Path) -> None:
