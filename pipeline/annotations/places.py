@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from pipeline.annotations.fields import Row
@@ -129,16 +130,24 @@ class Files:
 
     def text(self, run: Run) -> str:
         """What is written there."""
-        return os.pread(self._open[run.file], run.stop - run.start, run.start).decode("utf-8", "surrogatepass")
+        return self._bytes(run).decode("utf-8", "surrogatepass")
 
     def rows(self, run: Run) -> list[Any]:
         """The elements of a JSON list that are there. Raises `AnnotationError` where the file is another by now."""
+        found = b"[%b]" % self._bytes(run)
         try:
-            return json.loads(f"[{self.text(run)}]")
+            return msgspec.json.decode(found)  # in a third of json's time, and not NaN, infinity or half a character
+        except (msgspec.MsgspecError, UnicodeError):
+            pass
+        try:
+            return json.loads(found.decode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise AnnotationError(
                 f"expected a file that nobody changes, found {error}: {self._paths[run.file]}"
             ) from error
+
+    def _bytes(self, run: Run) -> bytes:
+        return os.pread(self._open[run.file], run.stop - run.start, run.start)
 
     def row(self, runs: Sequence[Run]) -> Row | None:
         """The last of an image's rows, None where there is none."""

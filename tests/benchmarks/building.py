@@ -64,7 +64,7 @@ def _build_round(
     photos.warm(work)
     builders = _builders(work, count, per_shard, options.processes)
     wanted = [builders[name] for name in dict.fromkeys([*theirs.values(), *theirs])]
-    found = in_turn(wanted, options.repetitions, work / "log.txt")
+    found = in_turn(wanted, options.repetitions, work / "log.txt", uncounted=1)
     if "webdataset_writer" in theirs:
         _check_same_work(builders["ours"], builders["webdataset_writer"], work, work / "log.txt")
     shutil.rmtree(work)

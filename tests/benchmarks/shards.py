@@ -6,7 +6,7 @@ crawl   one list of URLs of a local server through our crawl and img2dataset's, 
 index   5,000,000 samples, opened in fresh processes
 
 The peers, webdataset and img2dataset, are what BitGen itself depends on, so they are in its environment already.
-All files are in the page cache before the first repetition, and what is written counts when it is on disk.
+All files are in the page cache before the first repetition, building has a round that is not counted, and what is written counts when it is on disk.
 """
 
 import argparse
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
         "processes": options.processes,
         "repetitions": options.repetitions,
         "page_cache": "warm for all: every file is read once before the first repetition",
+        "uncounted": "a round of building before the repetitions: its memory is touched for the first time",
         "disk": "what is written counts when it is on disk: a sync is part of every contestant's time",
         "machine": machine(),
         "load_before": load(),
