@@ -119,8 +119,11 @@ class Tokenizer:
         return (*found[: max_tokens - 1], EOT)
 
     def count(self, text: str, max_tokens: int = MAX_TOKENS) -> int:
-        """Length of `encode(text, max_tokens).ids`."""
-        return len(self.ids(text, max_tokens))
+        """Length of `encode(text, max_tokens).ids`. Raises as `encode` does."""
+        if max_tokens < 3 or not text.isascii():
+            return len(self.encode(text, max_tokens).ids)
+        words = self._words
+        return min(max_tokens, 2 + sum([len(words[word][0]) for word in _WORDS(text)]))
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
         """The text of `ids`, end-of-texts left out; bytes that are no UTF-8 become the replacement character."""

@@ -11,8 +11,7 @@ from pipeline.audit import AuditError, audit
 from pipeline.build import BuildError, Built, Options, build
 from pipeline.building.send import SendError, sent_to
 from pipeline.building.workers import WorkerError
-from pipeline.crawl import CrawlError
-from pipeline.fetch import FetchError
+from pipeline.crawling.crawled import CrawlError
 from pipeline.files import BusyError
 from pipeline.holdout import HoldoutError, block_list, missing_files
 from pipeline.ledger import summary
@@ -34,7 +33,6 @@ _FAILURES = (
     SendError,
     WorkerError,
     BusyError,
-    FetchError,
     OSError,
 )
 

@@ -39,9 +39,8 @@ from pipeline.building.finished import (
 from pipeline.building.send import SendError, check_output, forget, is_there, send, sent_to
 from pipeline.building.workers import Engine, LocalWorkers, RayWorkers, workers_of
 from pipeline.building.write import shard_tasks, write_shard
-from pipeline.crawl import CrawlError
-from pipeline.fetch import digest_of
-from pipeline.files import locked, read_json
+from pipeline.crawling.crawled import CrawlError
+from pipeline.files import digest_of, locked, read_json
 from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
 from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
@@ -133,15 +132,18 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
         _add_evaluation_images(others, shards)
         failed: list[str] = []
+        before: list[Path] = []
         for source in (s for s in sources if s.role == "train"):
             folder = shards / source.dataset
             try:
                 if source in wanted:
+                    others.firsts.extend(map(first_bytes, before))
+                    before.clear()
                     yield _build_source(source, raw, folder, others, options, workers)
             except _OF_ONE_SOURCE as error:
                 log.error("%s: %s", source.dataset, error)
                 failed.append(f"{source.dataset}: {error}")
-            others.firsts.append(first_bytes(folder))
+            before.append(folder)
         for name in compared_otherwise(shards, others.looks.sha256):
             log.warning("%s was compared with other evaluation images than are there now: build it again", name)
         if failed:

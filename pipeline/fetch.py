@@ -19,7 +19,7 @@ from bitgen.disk import room_for, sync
 from bitgen.progress import Task
 from bitgen.remote import MirrorError, StaleError, TryAgainError, opened_at, shown
 from pipeline.downloading.room import check_room
-from pipeline.files import read_json, replacing, sha256_of, size_of, write_json
+from pipeline.files import digest_of, forget_digest, note_digest, read_json, replacing, sha256_of, size_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,6 @@ def is_right(target: Path, expected: Expected) -> bool:
     return expected.sha256 in ("", digest_of(target))
 
 
-def digest_of(target: Path) -> str:
-    """sha256 of `target`, from the note beside it while size and time of change are those of the note."""
-    known, stamp = read_json(_digest_note(target)), _stamp(target)
-    if known is not None and {key: known.get(key) for key in stamp} == stamp and known.get("sha256"):
-        return str(known["sha256"])
-    digest = sha256_of(target)
-    write_json(_digest_note(target), stamp | {"sha256": digest})
-    return digest
-
-
 def arrived(target: Path) -> int:
     """Bytes of `target` that an earlier call left for the next one."""
     part = _part(target)
@@ -82,7 +72,7 @@ def tidy(target: Path, is_done: bool) -> None:
 def forget(target: Path) -> None:
     """Removes `target` and what is noted of it."""
     target.unlink(missing_ok=True)
-    _digest_note(target).unlink(missing_ok=True)
+    forget_digest(target)
 
 
 def fetch(
@@ -107,7 +97,7 @@ def fetch(
                     digest = _copy(url, target, expected)
                 else:
                     digest = _download(url, target, expected, task, back_off_s, sleep)
-                write_json(_digest_note(target), _stamp(target) | {"sha256": digest})
+                note_digest(target, digest)
                 return
             except MirrorError as error:
                 log.warning("%s: %s", shown(url), error)
@@ -123,7 +113,7 @@ def share(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-    write_json(_digest_note(target), _stamp(target) | {"sha256": digest})
+    note_digest(target, digest)
 
 
 def _copy(source: Path, target: Path, expected: Expected) -> str:
@@ -262,11 +252,3 @@ def _part(target: Path) -> Path:
 
 def _part_note(target: Path) -> Path:
     return target.with_name(f"{target.name}.part.json")
-
-
-def _digest_note(target: Path) -> Path:
-    return target.with_name(f".{target.name}.sha256.json")
-
-
-def _stamp(target: Path) -> dict[str, int]:
-    return {"bytes": size_of(target), "mtime_ns": target.stat().st_mtime_ns}

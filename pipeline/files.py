@@ -108,3 +108,31 @@ def size_of(path: Path) -> int:
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     return path.stat().st_size
+
+
+def digest_of(path: Path) -> str:
+    """`sha256_of` a file or folder, from the note beside it while size and time of change are those of the note."""
+    known, stamp = read_json(_digest_note(path)), _stamp(path)
+    if known is not None and {key: known.get(key) for key in stamp} == stamp and known.get("sha256"):
+        return str(known["sha256"])
+    digest = sha256_of(path)
+    note_digest(path, digest)
+    return digest
+
+
+def note_digest(path: Path, digest: str) -> None:
+    """What `digest_of` will say as long as the file is as it is now."""
+    write_json(_digest_note(path), _stamp(path) | {"sha256": digest})
+
+
+def forget_digest(path: Path) -> None:
+    """Removes the note."""
+    _digest_note(path).unlink(missing_ok=True)
+
+
+def _digest_note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256.json")
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    return {"bytes": size_of(path), "mtime_ns": path.stat().st_mtime_ns}

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.annotations import OPTIONS, READERS, ids_of
-from pipeline.fetch import digest_of
-from pipeline.files import write_text
+from pipeline.files import digest_of, write_text
 from pipeline.holdout import Ids, ids_in
 from pipeline.manifest import ManifestError, Source
 from pipeline.nearest import hint

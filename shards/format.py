@@ -161,16 +161,17 @@ class ShardWriter:
         with room_for(self.path):
             record_header, record_end = header(f"{key}.json", len(record)), padding(len(record))
             image_header = header(f"{key}.{entry.extension}", len(image))
-            self._write(image_header, image, image_end, record_header, record, record_end)
+            self._write(image_header, image, b"".join((image_end, record_header, record, record_end)))
         self._keys.add(key)
         self.samples += 1
         places = {"image_offset": image_offset, "json_offset": json_offset, "json_size": len(record)}
         return entry._replace(shard=self.shard, **places)
 
     def _write(self, *pieces: bytes) -> None:
+        size = 0
         for piece in pieces:
             self._digest.update(piece)
-        size = sum(map(len, pieces))
+            size += len(piece)
         self.size_bytes += size
         # Straight to the file, without a copy: 40 us for 159 KB. What a signal or a limit cut short goes in by a second call.
         if (written := os.writev(self._file.fileno(), pieces)) < size:

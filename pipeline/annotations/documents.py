@@ -194,11 +194,27 @@ class _Window:
         self._at += 1
         mark = self.peek()
         while mark != "]":
+            yield from self._plain_objects()
             start = self._base + self._at
             found = self.value()
             yield start, self._base + self._at, found
             mark = self._separator("]")
         self._at += 1
+
+    def _plain_objects(self) -> Iterator[tuple[int, int, Any]]:
+        """Elements from the place on, as long as they are what most are, objects in ASCII that lie in memory with the
+        start of the next, with nothing but json.dump's separator between; `value` and `_separator` do the others."""
+        text, base, at = self._text, self._base, self._at
+        while self._is_ascii and text.startswith("{", at):
+            try:
+                found, end = _scan(text, at)
+            except (StopIteration, ValueError):
+                return
+            if not text.startswith(", {", end):
+                return
+            self._at = end + 2
+            yield base + at, base + end, found
+            at = end + 2
 
     def members(self) -> Iterator[str]:
         """Every key of the object at the place; the caller moves the place past each one's value."""

@@ -28,6 +28,8 @@ def value(row: Row, name: str, kind: type[Value], where: object) -> Value:
     An int is good for a float, digits in a string for an int (MDETR writes both). Raises `AnnotationError`.
     """
     found: Any = row.get(name)
+    if type(found) is kind and (not isinstance(found, int) or -_MOST <= found <= _MOST):
+        return found
     if kind is int and isinstance(found, str) and found.strip().isdecimal() and len(found) < 100:
         found = int(found)
     elif kind is float and isinstance(found, int) and not isinstance(found, bool):
@@ -42,6 +44,6 @@ def find_image(folder: Path, roots: Sequence[str], names: Sequence[str]) -> str:
     """The first of `names` that lies under one of the image roots; the first name when none does."""
     for name in names if len(names) > 1 else ():
         for root in roots:
-            if os.path.isfile(os.path.join(folder, root, name)):  # half the time of Path's
+            if os.path.isfile(f"{folder}/{root}/{name}"):  # a third of the time of Path's
                 return name
     return names[0]

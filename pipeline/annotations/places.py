@@ -5,6 +5,7 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -101,10 +102,11 @@ class Groups:
         """The runs of each of `images`, which may be in any order; none of one that is not there."""
         for at in range(0, len(images), _BLOCK):
             some = images[at : at + _BLOCK]
-            lows = np.searchsorted(self._all, some, "left").tolist()
-            highs = np.searchsorted(self._all, some, "right").tolist()
-            for low, high in zip(lows, highs, strict=True):
-                yield list(map(Run, *(column[low:high].tolist() for column in self._columns)))
+            lows, highs = (np.searchsorted(self._all, some, side) for side in ("left", "right"))
+            ends = np.cumsum(highs - lows)
+            rows = np.arange(ends[-1]) + np.repeat(highs - ends, highs - lows)
+            runs = list(map(Run, *(column[rows].tolist() for column in self._columns)))
+            yield from (runs[start:stop] for start, stop in pairwise((0, *ends.tolist())))
 
 
 class Files:

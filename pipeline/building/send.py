@@ -15,8 +15,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
+from bitgen.filesystems import library_errors
 from bitgen.progress import progress
-from bitgen.remote import library_errors
 from pipeline.files import read_json, write_json
 from shards.index import DATASET
 

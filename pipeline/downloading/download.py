@@ -14,8 +14,8 @@ from pipeline.downloading.room import RoomError, check_room
 from pipeline.downloading.trust import TrustError, record
 from pipeline.downloading.unpack import UnpackError, is_unpacked, unpack
 from pipeline.downloading.wanted import Wanted, contents, needs, wanted_files
-from pipeline.fetch import Expected, FetchError, digest_of, fetch, forget, is_right, share, tidy
-from pipeline.files import locked, size_of, sweep
+from pipeline.fetch import Expected, FetchError, fetch, forget, is_right, share, tidy
+from pipeline.files import digest_of, locked, size_of, sweep
 
 __all__ = ["PARALLEL", "DownloadError", "Wanted", "download", "wanted_files"]
 

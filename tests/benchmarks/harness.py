@@ -106,9 +106,7 @@ def _cpu_of_orphans(group: int) -> float:
     return cpu_s
 
 
-def in_turn(
-    contestants: Sequence[Contestant], repetitions: int, log: Path, uncounted: int = 0
-) -> dict[str, list[Run]]:
+def in_turn(contestants: Sequence[Contestant], repetitions: int, log: Path, uncounted: int = 0) -> dict[str, list[Run]]:
     """Every contestant once, then all of them again: what else the machine does falls on all alike.
 
     `uncounted` rounds go before: in a virtual machine, memory that is touched for the first time costs extra.

@@ -6,7 +6,8 @@ crawl   one list of URLs of a local server through our crawl and img2dataset's, 
 index   5,000,000 samples, opened in fresh processes
 
 The peers, webdataset and img2dataset, are what BitGen itself depends on, so they are in its environment already.
-All files are in the page cache before the first repetition, building has a round that is not counted, and what is written counts when it is on disk.
+All files are in the page cache before the first repetition, building has a round that is not counted, and what is
+written counts when it is on disk.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, default=ROOT / "manifests/sample", help="JPEG photographs to copy")
     parser.add_argument("--called", default="", help="what they are, as the results say it")
     parser.add_argument("--count", type=int, default=16000, help="photographs to build")
-    parser.add_argument("--header-count", type=int, default=32000, help="photographs of which the headers are read")
+    parser.add_argument("--header-count", type=int, default=48000, help="photographs of which the headers are read")
     parser.add_argument("--urls", type=int, default=12000, help="photographs to crawl over HTTP")
     parser.add_argument("--tls-urls", type=int, default=4000, help="photographs to crawl over TLS")
     parser.add_argument("--repetitions", type=int, default=3)

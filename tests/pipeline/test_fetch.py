@@ -17,7 +17,8 @@ from bitgen.remote import USER_AGENT
 from pipeline import fetch as fetching
 from pipeline.downloading import room
 from pipeline.downloading.room import RoomError
-from pipeline.fetch import Expected, FetchError, arrived, digest_of, fetch, is_right, share, tidy
+from pipeline.fetch import Expected, FetchError, arrived, fetch, is_right, share, tidy
+from pipeline.files import digest_of
 from tests.disk import files_of_at_most
 from tests.servers import Cut, Drop, Lie, Page, Redirect, Server, Status, WrongBytes, serve
 
