@@ -1,9 +1,7 @@
-"""Bytes become tensors: decoded, cropped and tokenised by a pool of threads, packed into flat arrays, in order."""
+"""Bytes become tensors: decoded, cropped and tokenised by workers, packed into flat arrays, in order."""
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
@@ -15,15 +13,15 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
-from bitgen.record import Sample, image_id
+from bitgen.record import Sample
 from bitgen.row import ATTEMPTS, BatchError, Recipe, Row, choose_texts, fill
 from bitgen.tokens import EOT, MAX_TOKENS, Tokenizer
+from bitgen.workers import Buffers, Forked, Memory, Threads, Workers
 
 __all__ = ["Batch", "BatchError", "Item", "bucket", "choose_texts", "load", "whole"]
 
 BUCKETS = (16, 32, 64, 128, 256)
 """Token positions that a micro-batch's texts are padded to."""
-_ROWS_A_TASK = 8
 
 
 class Item(NamedTuple):
@@ -111,7 +109,7 @@ def _pack(rows: Sequence[Row], images: Tensor, text_bucket: int) -> Batch:
     """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
     counts = np.array([len(row.words.texts) for row in rows])
     if not counts.all():
-        raise BatchError(f"expected a text for every image, found none: {rows[int(counts.argmin())].sample.key}")
+        raise BatchError(f"expected a text for every image, found none: {rows[int(counts.argmin())].key}")
     first = np.cumsum(counts) - counts
     text_image = np.repeat(np.arange(len(rows)), counts)
     texts = [ids for row in rows for ids in row.words.texts]
@@ -136,9 +134,9 @@ def _pack(rows: Sequence[Row], images: Tensor, text_bucket: int) -> Batch:
     # Phrases of a text are neighbours, so the slot is the distance from the text's first.
     slots = np.arange(len(phrase_text)) - np.searchsorted(phrase_text, phrase_text)
     return Batch(
-        keys=tuple(row.sample.key for row in rows),
+        keys=tuple(row.key for row in rows),
         positions=torch.tensor([row.position for row in rows]),
-        image_ids=torch.tensor([image_id(row.sample) for row in rows]),
+        image_ids=torch.tensor([row.image_id for row in rows]),
         images=images,
         token_ids=torch.from_numpy(token_ids),
         token_mask=torch.from_numpy(is_token),
@@ -177,6 +175,7 @@ def load(
     workers: int,
     prefetch: int = 2,
     *,
+    is_forked: bool = False,
     is_pinned: bool = False,
     max_tokens: int = MAX_TOKENS,
     max_pixels: int = MAX_PIXELS,
@@ -185,10 +184,12 @@ def load(
     """The batches of `plans`, in order, the same for any number of workers.
 
     Args:
-        draw: `draw(position, attempt)`, as `shards.stream.Stream.draw`; called from several threads.
-        workers: threads that read, decode and tokenise; 0 does it all in the caller's. They start with the first batch
-            asked for, and end when the iterator does, is closed, or is left by an exception.
+        draw: `draw(position, attempt)`, as `shards.stream.Stream.draw`; called by several workers.
+        workers: threads or processes that read, decode and tokenise; 0 does it all in the caller's thread. They start
+            with the first batch asked for, and end when the iterator does, is closed, or is left by an exception.
         prefetch: batches in the making while the caller uses one.
+        is_forked: whether the workers are processes (Linux), forked from this one: `draw` must work in a copy of this
+            process that has none of its threads, and no plan have more positions than the first.
         is_pinned: whether the batches lie in page-locked memory, from which an accelerator copies without waiting.
         ceiling: the share of undecodable images above which the run stops; the first 16 are always let pass.
 
@@ -196,83 +197,54 @@ def load(
     `BatchError` after 16 attempts or above the ceiling; what `draw` raises comes through, with the position as a note.
     """
     recipe = Recipe(transform, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
-    coming: deque[_Coming] = deque()
-    buffers = None if is_pinned else _Buffers(prefetch + 2)
     source = iter(plans)
+    coming: deque[_Coming] = deque()
     drawn = replaced = 0
-    pool = ThreadPoolExecutor(workers, "bitgen-decode") if workers else None
+    if (first := next(source, None)) is None:
+        return
+    source = chain([first], source)
+    work, side_px, ahead = partial(fill, draw, recipe), transform.side_px, prefetch if workers else 0
+    pool: Workers
+    if is_forked and workers:
+        pool = Forked(work, workers, side_px, ahead + 3, len(first.positions))
+    else:
+        pool = Threads(work, workers, side_px, ahead + 2, is_pinned=is_pinned)
     try:
         while True:
-            while len(coming) <= (prefetch if workers else 0) and (plan := next(source, None)) is not None:
-                coming.append(_Coming(pool, draw, recipe, plan, buffers))
+            while len(coming) <= ahead and (plan := next(source, None)) is not None:
+                coming.append(_Coming(pool, plan))
             if not coming:
                 return
-            batch = coming.popleft().batch()
+            batch = coming.popleft().batch(is_pinned)
             drawn, replaced = drawn + len(batch.keys), replaced + batch.dropped["replaced"]
             if replaced > max(ATTEMPTS, ceiling * drawn):
                 raise BatchError(f"expected at most {ceiling:.1%} undecodable images, found {replaced} of {drawn}")
             yield batch
     finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Buffers:
-    """Images of batches, whose memory is used again when no tensor holds it any more.
-
-    Fresh memory for each batch costs page faults: 12 to 18 an image of 224 pixels, 3 with this.
-    """
-
-    def __init__(self, kept: int) -> None:
-        """At most so many are kept for later."""
-        self._kept = kept
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self, images: int, side_px: int) -> Tensor:
-        """[images, 3, side_px, side_px] uint8, as it happens to be, its memory rows of pixels."""
-        shape = (images, side_px, side_px, 3)
-        array = self._free.pop() if self._free else np.empty(shape, np.uint8)
-        if array.shape != shape:
-            array = np.empty(shape, np.uint8)
-        lent = array.view()  # the tensor and all its views hold this one; when it is gone, the memory is free
-        weakref.finalize(lent, self._give_back, array).atexit = False
-        return torch.from_numpy(lent).permute(0, 3, 1, 2)
-
-    def _give_back(self, array: NDArray[np.uint8]) -> None:
-        if len(self._free) < self._kept:
-            self._free.append(array)
+        pool.close()
 
 
 class _Coming:
     """A batch in the making."""
 
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor | None,
-        draw: Callable[[int, int], Item],
-        recipe: Recipe,
-        plan: Planned,
-        buffers: _Buffers | None,
-    ) -> None:
-        """Without `buffers` the batch will be page-locked: torch then uses memory again itself, once it is copied."""
-        count, side = len(plan.positions), recipe.transform.side_px
-        self.bucket, self.is_pinned = plan.text_bucket, buffers is None
-        if buffers is None:
-            form = torch.channels_last
-            self.images = torch.empty((count, 3, side, side), dtype=torch.uint8, pin_memory=True, memory_format=form)
-        else:
-            self.images = buffers.take(count, side)
-        starts = range(0, count, _ROWS_A_TASK)
-        tasks = [(plan.positions[i : i + _ROWS_A_TASK], self.images[i : i + _ROWS_A_TASK]) for i in starts]
-        recipe = replace(recipe, max_tokens=min(recipe.max_tokens, plan.text_bucket))
-        work = partial(fill, draw, recipe)
-        self.parts = [work(*task) if pool is None else pool.submit(work, *task) for task in tasks]
+    def __init__(self, workers: Workers, plan: Planned) -> None:
+        positions, step = plan.positions, workers.rows_a_task
+        self._workers, self._bucket = workers, plan.text_bucket
+        self._memory: Memory | None = workers.take(len(positions))
+        self._parts = [
+            workers.begin(self._memory, i, positions[i : i + step], plan.text_bucket)
+            for i in range(0, len(positions), step)
+        ]
 
-    def batch(self) -> Batch:
+    def batch(self, is_pinned: bool) -> Batch:
         """Waits for the workers. Raises what they raised."""
-        rows = [row for part in self.parts for row in (part.result() if isinstance(part, Future) else part)]
-        packed = _pack(rows, self.images, self.bucket)
-        return packed.moved(Tensor.pin_memory) if self.is_pinned else packed
+        rows = [row for part in self._parts for row in part()]
+        assert self._memory is not None
+        images, self._memory = self._memory.images, None
+        if self._workers.is_out:
+            images = images.clone()  # whoever has so many batches holds this one in memory of its own
+        packed = _pack(rows, images, self._bucket)
+        return packed.moved(Tensor.pin_memory) if is_pinned else packed
 
 
 def whole(
@@ -286,7 +258,7 @@ def whole(
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
     recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = _Buffers(0).take(len(items), side_px)
+    images = Buffers(0).take(len(items), side_px)
     rows = []
     for item, image in zip(items, images, strict=True):
         try:

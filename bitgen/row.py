@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from bitgen.image import Crop, DecodeError, Transform, decode
-from bitgen.record import Sample
+from bitgen.record import Sample, image_id
 from bitgen.tokens import Tokenizer, token_span
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ class Words(NamedTuple):
 class Row(NamedTuple):
     """An image ready for a batch, its pixels apart."""
 
-    sample: Sample
+    key: str
+    image_id: int
+    """`bitgen.record.image_id`."""
     position: int
     words: Words
     size: tuple[int, int]
@@ -108,15 +110,18 @@ class Recipe:
         height, width = pixels.shape[1:]
         crop = self.transform.crop(width, height, self.seed, item.position)
         self.transform.resize(pixels, crop, image)
-        return Row(item.sample, item.position, words, (width, height), crop, replaced)
+        return Row(item.sample.key, image_id(item.sample), item.position, words, (width, height), crop, replaced)
 
 
-def fill(draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: Tensor) -> list[Row]:
-    """Rows of `positions`, their pixels in `images` [positions, 3, S, S].
+def fill(
+    draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: Tensor, max_tokens: int
+) -> list[Row]:
+    """Rows of `positions`, their texts of at most `max_tokens`, their pixels in `images` [positions, 3, S, S].
 
     Where an image does not decode, `draw(position, attempt)` gives another. Raises `BatchError` after 16 attempts;
     whatever else is raised comes through with position and key as notes.
     """
+    recipe = replace(recipe, max_tokens=min(recipe.max_tokens, max_tokens))
     drawn = []
     for position in positions:
         with _Note(f"while making the sample at position {position}"):

@@ -245,6 +245,8 @@ def batches(stream: Stream, config: TrainConfig, position: int, device: torch.de
         config.run.seed,
         data.workers or os.cpu_count() or 1,
         max_tokens=data.max_tokens,
+        # What brings shards from a URL is threads of this process, which a fork has not.
+        is_forked=stream.ahead is None and sys.platform == "linux",
         is_pinned=device.type == "cuda",
     )
 

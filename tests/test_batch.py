@@ -1,12 +1,9 @@
-import dataclasses
-import hashlib
 import io
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count, islice
 
 import numpy as np
@@ -14,54 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bitgen.batch import Batch, BatchError, Item, _Buffers, bucket, choose_texts, load, whole
+from bitgen.batch import BatchError, bucket, choose_texts, load, whole
 from bitgen.image import Transform, decode
-from bitgen.record import Box, Phrase, Sample, Text, image_id
-from bitgen.tokens import EOT, shared_tokenizer
-
-TOKENIZER = shared_tokenizer()
-LEFT, RIGHT, WHOLE = Box(0.0, 0.0, 0.25, 1.0), Box(0.75, 0.0, 1.0, 1.0), Box(0.0, 0.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    positions: tuple[int, ...]
-    text_bucket: int = 16
-
-
-DOG = (Text("a dog"),)
-
-
-def item(position, texts=DOG, epoch=0, image=None):
-    """An item of a 40x30 photograph of noise, of its own for every position."""
-    if image is None:
-        noise = np.random.default_rng(position).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(noise).save(file, "JPEG")
-        image = file.getvalue()
-    digest = hashlib.sha256(image).hexdigest()
-    sample = Sample(f"pets-{position}", "pets", "train", (f"coco:{position}",), 40, 30, "", "", digest, tuple(texts))
-    return Item(position, epoch, sample, image)
-
-
-def draw(position, attempt=0):
-    """A source in which sample i has 1 + i % 3 texts with a phrase each."""
-    texts = [Text(f"a dog, the {n}", (Phrase(2, 5, (LEFT, WHOLE)),)) for n in range(1 + position % 3)]
-    return item(position, texts)
-
-
-def loaded(plans, draw=draw, side_px=24, scale=1.0, texts_per_image=2, workers=2, **rest):
-    return list(load(draw, plans, Transform(side_px, scale), TOKENIZER, texts_per_image, 0, workers, **rest))
-
-
-def one(texts, **rest):
-    """The batch of a single image."""
-    return loaded([Plan((5,))], lambda position, attempt: item(position, texts), **rest)[0]
-
-
-def same(a: Batch, b: Batch) -> bool:
-    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Batch)]
-    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
+from bitgen.record import Box, Phrase, Text, image_id
+from bitgen.tokens import EOT
+from bitgen.workers import Buffers
+from tests.items import LEFT, RIGHT, TOKENIZER, WHOLE, Plan, broken, draw, item, loaded, one, same
 
 
 def test_a_batch_holds_its_images_in_order():
@@ -227,16 +182,6 @@ def test_threads_end_when_the_iterator_is_closed(threads):
     batches.close()
 
 
-def broken(positions, image=b"\xff\xd8\xff no image"):
-    """A source in which these positions do not decode at the first attempt."""
-
-    def attempted(position, attempt):
-        bad = attempt == 0 and position in positions
-        return item(position, image=image) if bad else item(position + 1000 * attempt)
-
-    return attempted
-
-
 def test_an_image_that_does_not_decode_is_replaced_and_counted():
     batch = loaded([Plan((1, 2, 3))], broken({2}))[0]
     assert batch.keys == ("pets-1", "pets-1002", "pets-3")
@@ -301,9 +246,8 @@ def test_a_sample_without_a_text_is_refused():
 
 def test_control_c_ends_the_loader():
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
         "from itertools import count\n"
-        "from test_batch import *\n"
+        "from tests.items import *\n"
         "plans = (Plan(tuple(range(n, n + 8))) for n in count())\n"
         "for batch in load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2): print(batch.keys[0], flush=True)\n"
     )
@@ -366,7 +310,7 @@ def test_a_batch_that_is_held_is_left_alone():
 
 
 def test_memory_is_used_again_when_no_view_of_it_is_left():
-    buffers = _Buffers(1)
+    buffers = Buffers(1)
     images = buffers.take(2, 8)
     place, view = images.data_ptr(), images[0].numpy()
     del images
@@ -377,7 +321,7 @@ def test_memory_is_used_again_when_no_view_of_it_is_left():
 
 
 def test_no_more_memory_is_kept_than_asked_for():
-    buffers = _Buffers(1)
+    buffers = Buffers(1)
     for images in [buffers.take(2, 8), buffers.take(2, 8)]:
         del images
     assert len(buffers._free) <= 1

@@ -43,7 +43,7 @@ class DataConfig:
     max_tokens: int = 256
     """Longest text, its two end-of-text tokens included."""
     workers: int = 0
-    """Decoding threads; 0: one a core."""
+    """Decoding processes, or threads where the shards are at a URL or the system is not Linux; 0: one a core."""
     allow_other_holdout: bool = False
     """Train on shards that were built under different hold-out lists."""
 

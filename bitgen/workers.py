@@ -1,0 +1,238 @@
+"""Who makes the rows of batches, and in which memory: threads of this process, or processes that are forked from it.
+
+A thread that decodes holds Python's lock for a tenth of its time, and waits for it as long again; a process has its own.
+It is forked, not started anew, so that it has what the caller has: an open stream, a tokenizer, torch.
+"""
+
+import contextlib
+import gc
+import mmap
+import multiprocessing
+import os
+import signal
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgen.row import Row
+
+Fill = Callable[[Sequence[int], Tensor, int], list[Row]]
+"""`fill(positions, images, max_tokens)`: rows of positions, their pixels in `images` [positions, 3, S, S]."""
+Rows = Callable[[], list[Row]]
+"""Waits for rows, and raises what their maker raised."""
+
+
+class WorkerError(Exception):
+    """A worker process died without an answer."""
+
+
+class Memory(NamedTuple):
+    """Where the pixels of a batch go."""
+
+    images: Tensor
+    """[images, 3, S, S] uint8, as it happens to be, its memory rows of pixels."""
+    slot: int = 0
+    """Which part of the shared memory it is."""
+
+
+class Workers(Protocol):
+    """`Threads` or `Forked`."""
+
+    rows_a_task: int
+
+    def take(self, images: int) -> Memory:
+        """Memory that no tensor holds any more."""
+        ...
+
+    @property
+    def is_out(self) -> bool:
+        """Whether there is no more memory until a tensor is dropped."""
+        ...
+
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+        """Has rows made of `positions`, their pixels from image `start` of `memory` on. Answers are taken in order."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers."""
+        ...
+
+
+class Threads:
+    """Threads of this process, which begin with the first task; none where `workers` is 0, and `begin` does it all."""
+
+    rows_a_task = 8
+    is_out = False
+
+    def __init__(self, fill: Fill, workers: int, side_px: int, kept: int, *, is_pinned: bool) -> None:
+        """The memory of `kept` batches is kept for later ones. Where `is_pinned` it is page-locked: torch keeps that."""
+        self._fill, self._side_px = fill, side_px
+        self._pool = ThreadPoolExecutor(workers, "bitgen-decode") if workers else None
+        self._buffers = None if is_pinned else Buffers(kept)
+
+    def take(self, images: int) -> Memory:
+        if self._buffers is not None:
+            return Memory(self._buffers.take(images, self._side_px))
+        shape, form = (images, 3, self._side_px, self._side_px), torch.channels_last
+        return Memory(torch.empty(shape, dtype=torch.uint8, pin_memory=True, memory_format=form))
+
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+        task = positions, memory.images[start : start + len(positions)], max_tokens
+        return partial(self._fill, *task) if self._pool is None else self._pool.submit(self._fill, *task).result
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Buffers:
+    """Images of batches, whose memory is used again when no tensor holds it any more.
+
+    Fresh memory for each batch costs page faults: 12 to 18 an image of 224 pixels, 3 with this.
+    """
+
+    def __init__(self, kept: int) -> None:
+        """At most so many are kept for later."""
+        self._kept = kept
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, images: int, side_px: int) -> Tensor:
+        """[images, 3, side_px, side_px] uint8, as it happens to be, its memory rows of pixels."""
+        shape = (images, side_px, side_px, 3)
+        array = self._free.pop() if self._free else np.empty(shape, np.uint8)
+        if array.shape != shape:
+            array = np.empty(shape, np.uint8)
+        return _lent(array, partial(self._give_back, array))
+
+    def _give_back(self, array: NDArray[np.uint8]) -> None:
+        if len(self._free) < self._kept:
+            self._free.append(array)
+
+
+def _lent(array: NDArray[np.uint8], give_back: Callable[[], object]) -> Tensor:
+    """[n, 3, h, w] in the memory of `array` [n, h, w, 3], which is given back when no view of the tensor is left."""
+    lent = array.view()  # the tensor and all its views hold this one
+    weakref.finalize(lent, give_back).atexit = False
+    return torch.from_numpy(lent).permute(0, 3, 1, 2)
+
+
+class _Task(NamedTuple):
+    slot: int
+    start: int
+    """Of its rows within the slot."""
+    positions: tuple[int, ...]
+    max_tokens: int
+
+
+class Forked:
+    """Processes that are forked at once, and the memory that they share with this one.
+
+    Each does its tasks in order and answers through a pipe of its own, so that nothing is locked. They end with `close`,
+    or with this process, however that ends. Ctrl-C is left to this process.
+    """
+
+    rows_a_task = 16
+
+    def __init__(self, fill: Fill, workers: int, side_px: int, slots: int, images: int) -> None:
+        """`slots` batches of at most `images` images may exist at a time. `fill` is called in the workers."""
+        self._shape = (slots, images, side_px, side_px, 3)
+        self._memory = mmap.mmap(-1, int(np.prod(self._shape)))  # anonymous: /dev/shm is small in many containers
+        self._free = list(range(slots))
+        self._processes: list[BaseProcess] = []
+        self._pipes: list[Connection] = []
+        self._next = 0
+        fork = multiprocessing.get_context("fork")
+        for _ in range(workers):
+            ours, theirs = fork.Pipe()
+            process = fork.Process(target=self._work, args=(fill, theirs, [*self._pipes, ours]), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    @property
+    def is_out(self) -> bool:
+        return not self._free
+
+    def take(self, images: int) -> Memory:
+        slot = self._free.pop()
+        return Memory(_lent(self._arrays()[slot, :images], partial(self._free.append, slot)), slot)
+
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+        """As of `Workers`; the answer raises `WorkerError` where the worker was killed."""
+        number, self._next = self._next, (self._next + 1) % len(self._pipes)
+        with contextlib.suppress(OSError):  # it is dead, as the answer will say
+            self._pipes[number].send_bytes(_encode(_Task(memory.slot, start, positions, max_tokens)))
+        return partial(self._answer, number)
+
+    def close(self) -> None:
+        """Ends the workers at once: nothing that they have in hand is worth a wait."""
+        for process in self._processes:
+            process.kill()
+        for process, pipe in zip(self._processes, self._pipes, strict=True):
+            process.join()
+            pipe.close()
+
+    def _answer(self, number: int) -> list[Row]:
+        pipe = self._pipes[number]
+        try:
+            said = pipe.recv_bytes()
+            error, trace = (None, "") if said else pipe.recv()
+        except (EOFError, OSError) as lost:
+            self._processes[number].join(1.0)
+            code = self._processes[number].exitcode
+            raise WorkerError(
+                f"expected rows of a worker process, found it ended with {code}: out of memory?"
+            ) from lost
+        if error is not None:
+            raise error from WorkerError(trace)
+        return _decode(said)
+
+    def _arrays(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self._memory, np.uint8).reshape(self._shape)
+
+    def _work(self, fill: Fill, pipe: Connection, others: Sequence[Connection]) -> None:
+        """In the worker."""
+        for other in others:
+            other.close()  # else a worker would not see this process end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.freeze()  # what was there before is not looked at, and stays shared
+        torch.set_num_threads(1)  # the threads of the process that was forked are not here
+        with contextlib.suppress(EOFError, OSError):  # the other end is gone
+            while True:
+                task = _read_task(pipe.recv_bytes())
+                images = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
+                try:
+                    said = _encode(fill(task.positions, torch.from_numpy(images).permute(0, 3, 1, 2), task.max_tokens))
+                except Exception as error:  # noqa: BLE001 (it is raised in the other process)
+                    _send_error(pipe, error)
+                else:
+                    pipe.send_bytes(said)
+        os._exit(0)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode, _read_task = msgspec.msgpack.Decoder(list[Row]).decode, msgspec.msgpack.Decoder(_Task).decode
+
+
+def _send_error(pipe: Connection, error: Exception) -> None:
+    trace = "".join(traceback.format_exception(error))
+    pipe.send_bytes(b"")
+    try:
+        pipe.send((error, trace))
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 (it cannot be sent as it is, for whatever reason)
+        pipe.send((WorkerError(f"expected rows of a worker process, found {error!r}"), trace))

@@ -1,0 +1,125 @@
+"""Rows by forked processes: as by threads, and none is left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+
+from bitgen.batch import load
+from bitgen.image import Transform
+from bitgen.workers import WorkerError
+from tests.items import TOKENIZER, Plan, broken, draw, item, loaded, same
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """No worker is alive after the test."""
+    yield
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_processes_make_the_batches_that_threads_make(scale: float) -> None:
+    plans = [Plan(tuple(range(n, n + 40))) for n in range(0, 200, 40)]
+    threads, forked = loaded(plans, scale=scale), loaded(plans, scale=scale, workers=3, is_forked=True)
+    assert all(map(same, threads, forked))
+    assert len(threads) == len(forked) == 5
+
+
+def test_a_replaced_image_is_counted() -> None:
+    batch = loaded([Plan((1, 2, 3))], broken({2}), is_forked=True)[0]
+    assert batch.dropped["replaced"] == 1
+    assert same(batch, loaded([Plan((1, 2, 3))], broken({2}))[0])
+
+
+def test_batches_that_are_held_are_left_alone() -> None:
+    plans = [Plan((n,)) for n in range(40)]
+    held = loaded(plans, prefetch=0, is_forked=True)
+    assert all(map(same, held, loaded(plans)))
+
+
+def test_memory_is_used_again() -> None:
+    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2, prefetch=1, is_forked=True)
+    places = {batch.images.data_ptr() for batch in stream}
+    assert len(places) <= 4
+
+
+def test_an_error_of_the_source_comes_through_with_its_position_and_its_trace() -> None:
+    def fail(position: int, attempt: int) -> object:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        loaded([Plan((7,))], fail, is_forked=True)
+    assert caught.value.__notes__ == ["while making the sample at position 7"]
+    assert "in fail" in str(caught.value.__cause__)
+
+
+def test_an_error_that_cannot_be_sent_is_told() -> None:
+    def fail(position: int, attempt: int) -> object:
+        class OwnError(Exception):
+            pass
+
+        raise OwnError("of a class that has no name here")
+
+    with pytest.raises(WorkerError, match="of a class that has no name here"):
+        loaded([Plan((7,))], fail, is_forked=True)
+
+
+def test_a_killed_worker_is_told() -> None:
+    def die(position: int, attempt: int) -> object:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match="found it ended with -9: out of memory"):
+        loaded([Plan((7,)), Plan((8,))], die, is_forked=True)
+
+
+def test_workers_end_when_the_iterator_is_closed() -> None:
+    batches = load(draw, (Plan((n,)) for n in count()), Transform(24), TOKENIZER, 1, 0, 2, is_forked=True)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+
+
+def test_no_plan_no_process() -> None:
+    assert loaded([], is_forked=True) == []
+
+
+RUN = """
+from itertools import count
+import multiprocessing
+from tests.items import *
+plans = (Plan(tuple(range(n, n + 8))) for n in count())
+for batch in load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2, is_forked=True):
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent_however_that_ends(number: signal.Signals) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert len(parent.stdout.readline().split()) == 2
+    parent.send_signal(number)
+    parent.communicate(timeout=20)  # which waits until nobody can write to its pipes any more, as a living worker could
+    assert parent.returncode == -number
+
+
+def test_a_worker_computes_with_one_thread() -> None:
+    def told(position: int, attempt: int) -> object:
+        found = item(position)
+        return found._replace(sample=replace(found.sample, key=f"threads-{torch.get_num_threads()}"))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    batch = loaded([Plan((5,))], told, is_forked=True)[0]
+    torch.set_num_threads(before)
+    assert batch.keys == ("threads-1",)
