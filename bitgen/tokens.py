@@ -71,7 +71,7 @@ class Tokenizer:
         # trim_offsets=False keeps the leading space in a token's interval; `token_span` strips it.
         self._bpe = ByteLevelBPETokenizer(str(vocabulary), str(merges), add_prefix_space=False, trim_offsets=False)
         self._words = _Words(self._bpe)
-        size, eot = self._bpe.get_vocab_size(), self._bpe.token_to_id("<|endoftext|>")
+        size, eot = self._bpe.get_vocab_size(with_added_tokens=False), self._bpe.token_to_id("<|endoftext|>")
         if size != VOCABULARY or eot != EOT:
             raise TokenError(f"expected {VOCABULARY} tokens, end-of-text {EOT}, found {size} and {eot}: {folder}")
 

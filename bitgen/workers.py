@@ -8,8 +8,10 @@ import contextlib
 import gc
 import mmap
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import socket
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
@@ -128,6 +130,7 @@ def _lent(array: NDArray[np.uint8], give_back: Callable[[], object]) -> Tensor:
 
 
 class _Task(NamedTuple):
+    number: int
     slot: int
     start: int
     """Of its rows within the slot."""
@@ -136,10 +139,10 @@ class _Task(NamedTuple):
 
 
 class Forked:
-    """Processes that are forked at once, and the memory that they share with this one.
+    """Processes that are forked with the first tasks, and the memory that they share with this one.
 
-    Each does its tasks in order and answers through a pipe of its own, so that nothing is locked. They end with `close`,
-    or with this process, however that ends. Ctrl-C is left to this process.
+    All take their tasks from one socket, so whoever is free has the next one, and answer through a pipe of their own:
+    nothing is locked. They end with `close`, or with this process, however that ends. Ctrl-C is left to this process.
     """
 
     rows_a_task = 16
@@ -149,87 +152,116 @@ class Forked:
         self._shape = (slots, images, side_px, side_px, 3)
         self._memory = mmap.mmap(-1, int(np.prod(self._shape)))  # anonymous: /dev/shm is small in many containers
         self._free = list(range(slots))
-        self._processes: list[BaseProcess] = []
-        self._pipes: list[Connection] = []
-        self._next = 0
-        fork = multiprocessing.get_context("fork")
-        for _ in range(workers):
-            ours, theirs = fork.Pipe()
-            process = fork.Process(target=self._work, args=(fill, theirs, [*self._pipes, ours]), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        self._asked = 0
+        self._answers: dict[int, Callable[[], list[Row]]] = {}
+        """By the task's number."""
+        self._processes: dict[Connection, BaseProcess] = {}
+        # A message is taken whole, by one of the workers that wait, and the last reader of an end sees the other closed.
+        self._tasks, self._to_do = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._fill, self._workers = fill, workers
 
     @property
     def is_out(self) -> bool:
         return not self._free
 
     def take(self, images: int) -> Memory:
+        if images > self._shape[1]:
+            raise ValueError(f"expected batches of at most {self._shape[1]} images, as the first, found {images}")
         slot = self._free.pop()
         return Memory(_lent(self._arrays()[slot, :images], partial(self._free.append, slot)), slot)
 
     def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
-        """As of `Workers`; the answer raises `WorkerError` where the worker was killed."""
-        number, self._next = self._next, (self._next + 1) % len(self._pipes)
-        with contextlib.suppress(OSError):  # it is dead, as the answer will say
-            self._pipes[number].send_bytes(_encode(_Task(memory.slot, start, positions, max_tokens)))
+        """As of `Workers`; the answer raises `WorkerError` where a worker was killed."""
+        if len(self._processes) < self._workers:
+            self._fork()  # those before are at work by now: it takes 10 ms where torch has its CUDA libraries
+        number, self._asked = self._asked, self._asked + 1
+        task = _encode(_Task(number, memory.slot, start, positions, max_tokens))
+        while True:
+            try:
+                self._tasks.send(task, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._collect()  # no room for another: a worker may wait for its answer to be taken
+            else:
+                break
         return partial(self._answer, number)
 
     def close(self) -> None:
         """Ends the workers at once: nothing that they have in hand is worth a wait."""
-        for process in self._processes:
+        for process in self._processes.values():
             process.kill()
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
+        self._tasks.close()
+        self._to_do.close()
+        for pipe, process in self._processes.items():
             process.join()
             pipe.close()
 
+    def _fork(self) -> None:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=self._work, args=(theirs, [*self._processes, ours]), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[ours] = process
+
     def _answer(self, number: int) -> list[Row]:
-        pipe = self._pipes[number]
-        try:
-            said = pipe.recv_bytes()
-            error, trace = (None, "") if said else pipe.recv()
-        except (EOFError, OSError) as lost:
-            self._processes[number].join(1.0)
-            code = self._processes[number].exitcode
-            raise WorkerError(
-                f"expected rows of a worker process, found it ended with {code}: out of memory?"
-            ) from lost
-        if error is not None:
-            raise error from WorkerError(trace)
-        return _decode(said)
+        while number not in self._answers:
+            self._collect()
+        return self._answers.pop(number)()
+
+    def _collect(self) -> None:
+        """Waits for an answer to any task."""
+        for pipe in multiprocessing.connection.wait(list(self._processes)):
+            assert isinstance(pipe, Connection)
+            try:
+                number, said = _read_answer(pipe.recv_bytes())
+                error, trace = (None, "") if said else pipe.recv()
+            except (EOFError, OSError) as lost:
+                process = self._processes[pipe]
+                process.join(1.0)
+                found = f"found it ended with {process.exitcode}: out of memory?"
+                raise WorkerError(f"expected rows of a worker process, {found}") from lost
+            self._answers[number] = partial(_decode, said) if error is None else partial(_raise, error, trace)
 
     def _arrays(self) -> NDArray[np.uint8]:
         return np.frombuffer(self._memory, np.uint8).reshape(self._shape)
 
-    def _work(self, fill: Fill, pipe: Connection, others: Sequence[Connection]) -> None:
+    def _work(self, pipe: Connection, others: Sequence[Connection]) -> None:
         """In the worker."""
-        for other in others:
-            other.close()  # else a worker would not see this process end
+        for other in (self._tasks, *others):
+            other.close()  # else it would not see this process end
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.freeze()  # what was there before is not looked at, and stays shared
+        gc.set_threshold(100_000)  # rows have no cycles
         torch.set_num_threads(1)  # the threads of the process that was forked are not here
-        with contextlib.suppress(EOFError, OSError):  # the other end is gone
-            while True:
-                task = _read_task(pipe.recv_bytes())
+        with contextlib.suppress(OSError):  # nobody reads the pipe any more
+            while message := self._to_do.recv(_MESSAGE_BYTES):
+                task = _read_task(message)
                 images = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
                 try:
-                    said = _encode(fill(task.positions, torch.from_numpy(images).permute(0, 3, 1, 2), task.max_tokens))
+                    said = _encode(
+                        self._fill(task.positions, torch.from_numpy(images).permute(0, 3, 1, 2), task.max_tokens)
+                    )
                 except Exception as error:  # noqa: BLE001 (it is raised in the other process)
-                    _send_error(pipe, error)
+                    _send_error(pipe, task.number, error)
                 else:
-                    pipe.send_bytes(said)
+                    pipe.send_bytes(_encode((task.number, said)))
         os._exit(0)
 
 
+_MESSAGE_BYTES = 1 << 16
 _encode = msgspec.msgpack.Encoder().encode
 _decode, _read_task = msgspec.msgpack.Decoder(list[Row]).decode, msgspec.msgpack.Decoder(_Task).decode
+_read_answer = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
 
 
-def _send_error(pipe: Connection, error: Exception) -> None:
+def _raise(error: Exception, trace: str) -> list[Row]:
+    raise error from WorkerError(trace)
+
+
+def _send_error(pipe: Connection, number: int, error: Exception) -> None:
     trace = "".join(traceback.format_exception(error))
-    pipe.send_bytes(b"")
+    pipe.send_bytes(_encode((number, b"")))
     try:
         pipe.send((error, trace))
     except OSError:

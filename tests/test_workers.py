@@ -12,10 +12,18 @@ from itertools import count
 import pytest
 import torch
 
-from bitgen.batch import load
+from bitgen.batch import Item, load
 from bitgen.image import Transform
 from bitgen.workers import WorkerError
 from tests.items import TOKENIZER, Plan, broken, draw, item, loaded, same
+
+SMALL = item(0)
+
+
+def draw_small(position: int, attempt: int) -> Item:
+    """The same photograph everywhere."""
+    return SMALL._replace(position=position)
+
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -87,6 +95,17 @@ def test_workers_end_when_the_iterator_is_closed() -> None:
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
+
+
+def test_a_batch_larger_than_the_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 1 images, as the first, found 2"):
+        loaded([Plan((1,)), Plan((2, 3))], is_forked=True)
+
+
+def test_more_tasks_than_the_socket_holds_are_done() -> None:
+    plans = [Plan(tuple(range(n, n + 640)), 32) for n in range(0, 6400, 640)]
+    batches = load(draw_small, plans, Transform(8), TOKENIZER, 1, 0, 2, prefetch=9, is_forked=True)
+    assert [batch.positions[-1].item() for batch in batches] == list(range(639, 6400, 640))
 
 
 def test_no_plan_no_process() -> None:
