@@ -12,8 +12,7 @@ class RecordError(ValueError):
     """A record breaks its own rules: a box outside its image, a span outside its text, a missing field."""
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(msgspec.Struct, frozen=True, gc=False):
     """Corners in fractions of the image: 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1."""
 
     x0: float
@@ -30,8 +29,7 @@ class Box:
         raise RecordError(f"expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {corners}")
 
 
-@dataclass(frozen=True)
-class Phrase:
+class Phrase(msgspec.Struct, frozen=True, gc=False):
     """Characters [start, stop) of a text, and the one or more boxes that they name."""
 
     start: int
@@ -45,8 +43,7 @@ class Phrase:
             raise RecordError(f"expected one or more boxes for characters [{self.start}, {self.stop}), found none")
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(msgspec.Struct, frozen=True, gc=False):
     """A string and its phrases: none for a caption, one for a referring expression, several for a grounded sentence."""
 
     text: str

@@ -99,7 +99,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, default=ROOT / "manifests/sample", help="JPEG photographs to copy")
     parser.add_argument("--called", default="", help="what they are, as the results say it")
     parser.add_argument("--longer-side", type=int, default=0, help="shrink them to so many pixels, JPEG quality 90")
-    parser.add_argument("--count", type=int, default=8192, help="photographs of an epoch, rounded up to whole batches")
+    parser.add_argument("--count", type=int, default=16384, help="photographs of an epoch, rounded up to whole batches")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--workers", type=int, default=machine()["cores"], help="threads or processes of each loader")
     parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=list(PEERS))
