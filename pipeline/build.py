@@ -122,7 +122,7 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
         log.info("reading annotations for the hold-out rule")
         blocked = block_list(manifests, raw, lambda source: known_ids(source, raw))
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
-        others = Others(manifests, blocked, Looks(), [])
+        others, before = Others(manifests, blocked, Looks(), []), list[Path]()
         sources = [source for manifest in manifests for source in manifest.sources]
         for source in (s for s in sources if s.role == "eval"):
             folder = shards / source.dataset
@@ -132,7 +132,6 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
                 log.warning("%s is not built: training images are not compared with its pixels", source.dataset)
         _add_evaluation_images(others, shards)
         failed: list[str] = []
-        before: list[Path] = []
         for source in (s for s in sources if s.role == "train"):
             folder = shards / source.dataset
             try:

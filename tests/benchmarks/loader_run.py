@@ -31,7 +31,7 @@ def run(name: str, root: Path, count: int, workers: int) -> dict[str, object]:
     """
     start = _find(name, root, count, workers)
     imports_mb = private_mb()
-    imports_s, cpu_s = age_s(), _cpu_s()
+    imports_s, used_s = age_s(), cpu_s()
     start_s = time.perf_counter()
     first_batch_s, epoch_s, seen, total, pixels = 0.0, 0.0, 0, 0, 0
     for images, batch in start():
@@ -48,7 +48,7 @@ def run(name: str, root: Path, count: int, workers: int) -> dict[str, object]:
         "epoch_s": epoch_s,
         "first_batch_s": first_batch_s if pixels else None,
         "imports_s": imports_s,
-        "cpu_s": _cpu_s() - cpu_s,
+        "cpu_s": cpu_s() - used_s,
         "imports_mb": imports_mb,
         "pixel_mean": total / pixels if pixels else None,
         "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
@@ -80,7 +80,7 @@ def private_mb() -> float:
     return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
     """Of this process and of its children that have ended, as workers have after the last batch."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
