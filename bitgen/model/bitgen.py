@@ -10,8 +10,10 @@ Axes: B images, T texts, Q image-text pairs, L tokens, N patches, P phrases, d w
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,20 +110,31 @@ class Temperature(nn.Module):
         return self.log_scale.float().exp()
 
 
-def build_tower(config: VisionConfig) -> VisionTower:
-    """The vision tower that a configuration names. Raises `VisionError` where stock weights are not to be had."""
-    if config.weights == "stock":
-        return VisionTower(config.model, config.mode, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
-    shape = {
-        "model_type": "dinov2",
-        "hidden_size": config.random_width,
-        "num_hidden_layers": config.random_layers,
-        "num_attention_heads": config.random_heads,
-        "patch_size": config.random_patch_px,
-        "image_size": 16 * config.random_patch_px,
-    }
+def build_tower(config: VisionConfig, *, empty: bool = False, shape: Mapping[str, Any] | None = None) -> VisionTower:
+    """The vision tower that a configuration names. Raises `VisionError` where its weights or its shape are not to be had.
+
+    Args:
+        empty: leave its weights NaN, for a checkpoint to fill.
+        shape: of an empty tower, as `VisionTower.config_dict` gives it; by default the one that the configuration names.
+    """
+    if config.weights == "random" and shape is None:
+        shape = {
+            "model_type": "dinov2",
+            "hidden_size": config.random_width,
+            "num_hidden_layers": config.random_layers,
+            "num_attention_heads": config.random_heads,
+            "patch_size": config.random_patch_px,
+            "image_size": 16 * config.random_patch_px,
+        }
     return VisionTower(
-        "random", config.mode, "random", config=shape, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha
+        config.model if config.weights == "stock" else "random",
+        config.mode,
+        "none" if empty else config.weights,
+        config=shape,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_layers=config.lora_layers,
+        feature_layers=config.feature_layers,
     )
 
 

@@ -59,6 +59,10 @@ class VisionConfig:
     lora_rank: int = 16
     lora_alpha: float = 16.0
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_layers: int = 0
+    """Layers that have adapters, counted from the last; 0: all. The backward pass ends at the lowest."""
+    feature_layers: int = 1
+    """Last layers of the tower whose patch tokens, each normalised, stand beside each other before the compressor."""
     random_width: int = 192
     random_layers: int = 4
     random_heads: int = 3

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitgen.model.bitgen import BitGen
-from bitgen.model.vision import VisionTower
+from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.objectives.captioning import CHUNK_BYTES
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
@@ -55,7 +54,7 @@ def build_shape(config: TrainConfig) -> Objective:
     vision = config.model.vision
     tower = None
     if vision.weights == "stock":
-        tower = VisionTower(vision.model, vision.mode, "none", lora_rank=vision.lora_rank, lora_alpha=vision.lora_alpha)
+        tower = build_tower(vision, empty=True)
     with torch.device("meta"):
         return Objective(BitGen(config.model, tower), config.loss)
 

@@ -134,6 +134,8 @@ FLAGS = """
 --model.vision.mode
 --model.vision.lora-rank
 --model.vision.lora-alpha
+--model.vision.lora-layers
+--model.vision.feature-layers
 --model.vision.random-width
 --model.vision.random-layers
 --model.vision.random-heads
