@@ -149,14 +149,13 @@ class BitGen(nn.Module):
     def __init__(self, config: ModelConfig, vision: VisionTower | None = None) -> None:
         super().__init__()
         d, heads, ffn, ternary = config.width, config.heads, config.ffn, config.ternary
+        gated = config.fusion == "gated"
         self.config = config
         self.vision = vision if vision is not None else build_tower(config.vision)
         self.compressor = Compressor(self.vision.width, config.compressor_width, d)
-        self.image_layers = nn.ModuleList(
-            Layer(d, heads, ffn, ternary, fused=True) for _ in range(config.fusion_layers)
-        )
+        self.image_layers = nn.ModuleList(Layer(d, heads, ffn, ternary, gated) for _ in range(config.fusion_layers))
         self.image_norm = nn.LayerNorm(d)
-        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary)
+        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary, gated)
         self.image_pool = AttentionPool(d)
         self.itc_temperature = Temperature(config.temperature)
         self.region_temperature = Temperature(config.temperature)

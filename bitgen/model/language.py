@@ -18,7 +18,11 @@ EMBEDDING_STD = 0.02
 
 
 class TextEncoder(nn.Module):
-    def __init__(self, width: int, heads: int, ffn: int, layers: int, fusion_layers: int, ternary: bool) -> None:
+    """Of `layers`, the last `fusion_layers` can see the image; with `gated`, by cross-attention of their own."""
+
+    def __init__(
+        self, width: int, heads: int, ffn: int, layers: int, fusion_layers: int, ternary: bool, gated: bool
+    ) -> None:
         super().__init__()
         self.token = nn.Embedding(VOCABULARY, width)
         self.position = nn.Embedding(MAX_TOKENS, width)
@@ -26,9 +30,9 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
         self.embedding_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
-            Layer(width, heads, ffn, ternary, fused=False) for _ in range(layers - fusion_layers)
+            Layer(width, heads, ffn, ternary, gated=False) for _ in range(layers - fusion_layers)
         )
-        self.fused_layers = nn.ModuleList(Layer(width, heads, ffn, ternary, fused=True) for _ in range(fusion_layers))
+        self.fused_layers = nn.ModuleList(Layer(width, heads, ffn, ternary, gated) for _ in range(fusion_layers))
         self.norm = nn.LayerNorm(width)
 
     def start(self, token_ids: Tensor, mask: Tensor) -> Tensor:

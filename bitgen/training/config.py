@@ -81,7 +81,10 @@ class ModelConfig:
     """Hidden width of the feed-forward layers."""
     text_layers: int = 3
     fusion_layers: int = 2
-    """Last layers of the text encoder that exchange cross-attention with as many image-side layers."""
+    """Last layers of the text encoder that fuse with as many image-side layers."""
+    fusion: Literal["gated", "concat"] = "gated"
+    """How they see each other: by cross-attention behind a gate that starts at 0, or (the ablation) by self-attention over
+    the states of both."""
     decoder_layers: int = 2
     grounding_layers: int = 2
     memory_slots: int = 32

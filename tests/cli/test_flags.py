@@ -146,6 +146,7 @@ FLAGS = """
 --model.ffn
 --model.text-layers
 --model.fusion-layers
+--model.fusion
 --model.decoder-layers
 --model.grounding-layers
 --model.memory-slots --model.memory-noise --model.memory-inverse --model.memory-newton-steps

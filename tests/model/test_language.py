@@ -14,7 +14,7 @@ LENGTH = 9
 
 def _encoder(ternary: bool) -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(fakes.WIDTH, 2, 24, layers=2, fusion_layers=1, ternary=ternary)
+    return TextEncoder(fakes.WIDTH, 2, 24, layers=2, fusion_layers=1, ternary=ternary, gated=True)
 
 
 def _decoder(ternary: bool = False) -> CaptionDecoder:
