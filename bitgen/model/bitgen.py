@@ -1,7 +1,7 @@
 """The whole model: tensors become features. Parts are in the files beside this one.
 
     images -> DINOv2 under LoRA -> compressor + 2-D positions -> start --[image-side layers]--> dual -> pooled -> embedding
-    texts  -> token + position  -> BitNet encoder ----------> start --[fused text layers]----> dual -> mean   -> embedding
+    texts  -> token + position  -> BitNet encoder ----------> start --[fused text layers]----> dual -> pooled -> embedding
 
 `start` states go into the fused layers a second time with cross-attention for matching and grounding; `dual` states feed
 contrast, captioning and the memory, and never pay for fusion.
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bitgen.model.fusion import Layer, fuse
 from bitgen.model.grounding import Grounded, GroundingHead
-from bitgen.model.language import CaptionDecoder, TextEncoder
+from bitgen.model.language import CaptionDecoder, TextEncoder, end_state
 from bitgen.model.memory import EpisodicMemory
 from bitgen.model.vision import Compressor, VisionTower
 from bitgen.training.config import ModelConfig, VisionConfig
@@ -46,7 +46,7 @@ class TextStates:
     dual: Tensor
     """[T, L, d] after them, without cross-attention."""
     code: Tensor
-    """[T, d] mean of `dual` over tokens that are not padding: what the memory stores."""
+    """[T, d] `dual` in one vector, by `text_pooling`: what the memory stores."""
     embedding: Tensor
     """[T, d] unit vectors."""
     mask: Tensor
@@ -156,6 +156,7 @@ class BitGen(nn.Module):
         self.image_layers = nn.ModuleList(Layer(d, heads, ffn, ternary, gated) for _ in range(config.fusion_layers))
         self.image_norm = nn.LayerNorm(d)
         self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary, gated)
+        self.pool_text = {"mean": masked_mean, "end": end_state}[config.text_pooling]
         self.image_pool = AttentionPool(d)
         self.itc_temperature = Temperature(config.temperature)
         self.region_temperature = Temperature(config.temperature)
@@ -187,7 +188,7 @@ class BitGen(nn.Module):
         """States and unit embeddings of `token_ids` [T, L], `mask` [T, L] true off padding, in dual-encoder mode."""
         start = self.text.start(token_ids, mask)
         dual = self.text.finish(start, mask)
-        code = masked_mean(dual, mask)
+        code = self.pool_text(dual, mask)
         return TextStates(start, dual, code, F.normalize(self.text_projection(code).float(), dim=-1), mask)
 
     def fuse(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +199,7 @@ class BitGen(nn.Module):
     def match_logits(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> Tensor:
         """[Q, 2] logits that the two of a pair do not, or do, belong together. Start states as in `fuse`."""
         image, text = self.fuse(image_start, text_start, text_mask)
-        pooled = [self.match_image(image.mean(dim=1)), self.match_text(masked_mean(text, text_mask).to(text.dtype))]
+        pooled = [self.match_image(image.mean(dim=1)), self.match_text(self.pool_text(text, text_mask).to(text.dtype))]
         return self.match_head(torch.cat(pooled, dim=-1).tanh()).float()
 
     def match(self, image: ImageStates, text: TextStates, image_rows: Tensor, text_rows: Tensor) -> Tensor:

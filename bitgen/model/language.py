@@ -49,6 +49,12 @@ class TextEncoder(nn.Module):
         return self.norm(states)
 
 
+def end_state(states: Tensor, mask: Tensor) -> Tensor:
+    """[T, d] the state of each text's closing end-of-text, in float32: the last of `states` [T, L, d] where `mask` is true."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return states[torch.arange(mask.shape[0], device=mask.device), (mask * positions).argmax(dim=1)].float()
+
+
 class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, ffn: int, ternary: bool) -> None:
         super().__init__()

@@ -85,6 +85,8 @@ class ModelConfig:
     fusion: Literal["gated", "concat"] = "gated"
     """How they see each other: by cross-attention behind a gate that starts at 0, or (the ablation) by self-attention over
     the states of both."""
+    text_pooling: Literal["mean", "end"] = "mean"
+    """What stands for a text: the mean of its states, or the state of the end-of-text that closes it."""
     decoder_layers: int = 2
     grounding_layers: int = 2
     memory_slots: int = 32

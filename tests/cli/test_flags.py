@@ -147,6 +147,7 @@ FLAGS = """
 --model.text-layers
 --model.fusion-layers
 --model.fusion
+--model.text-pooling
 --model.decoder-layers
 --model.grounding-layers
 --model.memory-slots --model.memory-noise --model.memory-inverse --model.memory-newton-steps
