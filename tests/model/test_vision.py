@@ -134,6 +134,11 @@ def test_adapters_sit_on_the_last_layers_alone(depth: int, wanted: int, first: i
     assert [layer for layer, _ in _adapted(tower)] == [layer for layer in range(first, depth) for _ in range(4)]
 
 
+def test_a_configuration_says_which_layers_are_adapted() -> None:
+    model = fakes.model(vision=replace(fakes.VISION, random_layers=3, lora_layers=1))
+    assert {layer for layer, _ in _adapted(model.vision)} == {2}
+
+
 def test_adapters_of_the_last_layers_are_as_if_the_others_were_zero() -> None:
     everywhere, last = _wake(_random(num_hidden_layers=4)), _random(num_hidden_layers=4, lora_layers=2)
     for layer, parameter in _adapted(everywhere):
