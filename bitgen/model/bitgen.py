@@ -1,7 +1,7 @@
 """The whole model: tensors become features. Parts are in the files beside this one.
 
     images -> DINOv2 under LoRA -> compressor + 2-D positions -> start --[image-side layers]--> dual -> pooled -> embedding
-    texts  -> token + position  -> BitNet encoder ----------> start --[fused text layers]----> dual -> mean   -> embedding
+    texts  -> token + position  -> BitNet encoder ----------> start --[fused text layers]----> dual -> pooled -> embedding
 
 `start` states go into the fused layers a second time with cross-attention for matching and grounding; `dual` states feed
 contrast, captioning and the memory, and never pay for fusion.
@@ -10,8 +10,10 @@ Axes: B images, T texts, Q image-text pairs, L tokens, N patches, P phrases, d w
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from torch.nn import functional as F
 
 from bitgen.model.fusion import Layer, fuse
 from bitgen.model.grounding import Grounded, GroundingHead
-from bitgen.model.language import CaptionDecoder, TextEncoder
+from bitgen.model.language import CaptionDecoder, TextEncoder, end_state
 from bitgen.model.memory import EpisodicMemory
 from bitgen.model.vision import Compressor, VisionTower
 from bitgen.training.config import ModelConfig, VisionConfig
@@ -44,7 +46,7 @@ class TextStates:
     dual: Tensor
     """[T, L, d] after them, without cross-attention."""
     code: Tensor
-    """[T, d] mean of `dual` over tokens that are not padding: what the memory stores."""
+    """[T, d] `dual` in one vector, by `text_pooling`: what the memory stores."""
     embedding: Tensor
     """[T, d] unit vectors."""
     mask: Tensor
@@ -108,20 +110,31 @@ class Temperature(nn.Module):
         return self.log_scale.float().exp()
 
 
-def build_tower(config: VisionConfig) -> VisionTower:
-    """The vision tower that a configuration names. Raises `VisionError` where stock weights are not to be had."""
-    if config.weights == "stock":
-        return VisionTower(config.model, config.mode, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha)
-    shape = {
-        "model_type": "dinov2",
-        "hidden_size": config.random_width,
-        "num_hidden_layers": config.random_layers,
-        "num_attention_heads": config.random_heads,
-        "patch_size": config.random_patch_px,
-        "image_size": 16 * config.random_patch_px,
-    }
+def build_tower(config: VisionConfig, *, empty: bool = False, shape: Mapping[str, Any] | None = None) -> VisionTower:
+    """The vision tower that a configuration names. Raises `VisionError` where its weights or its shape are not to be had.
+
+    Args:
+        empty: leave its weights NaN, for a checkpoint to fill.
+        shape: of an empty tower, as `VisionTower.config_dict` gives it; by default the one that the configuration names.
+    """
+    if config.weights == "random" and shape is None:
+        shape = {
+            "model_type": "dinov2",
+            "hidden_size": config.random_width,
+            "num_hidden_layers": config.random_layers,
+            "num_attention_heads": config.random_heads,
+            "patch_size": config.random_patch_px,
+            "image_size": 16 * config.random_patch_px,
+        }
     return VisionTower(
-        "random", config.mode, "random", config=shape, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha
+        config.model if config.weights == "stock" else "random",
+        config.mode,
+        "none" if empty else config.weights,
+        config=shape,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_layers=config.lora_layers,
+        feature_layers=config.feature_layers,
     )
 
 
@@ -136,14 +149,14 @@ class BitGen(nn.Module):
     def __init__(self, config: ModelConfig, vision: VisionTower | None = None) -> None:
         super().__init__()
         d, heads, ffn, ternary = config.width, config.heads, config.ffn, config.ternary
+        gated = config.fusion == "gated"
         self.config = config
         self.vision = vision if vision is not None else build_tower(config.vision)
         self.compressor = Compressor(self.vision.width, config.compressor_width, d)
-        self.image_layers = nn.ModuleList(
-            Layer(d, heads, ffn, ternary, fused=True) for _ in range(config.fusion_layers)
-        )
+        self.image_layers = nn.ModuleList(Layer(d, heads, ffn, ternary, gated) for _ in range(config.fusion_layers))
         self.image_norm = nn.LayerNorm(d)
-        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary)
+        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary, gated)
+        self.pool_text = {"mean": masked_mean, "end": end_state}[config.text_pooling]
         self.image_pool = AttentionPool(d)
         self.itc_temperature = Temperature(config.temperature)
         self.region_temperature = Temperature(config.temperature)
@@ -175,7 +188,7 @@ class BitGen(nn.Module):
         """States and unit embeddings of `token_ids` [T, L], `mask` [T, L] true off padding, in dual-encoder mode."""
         start = self.text.start(token_ids, mask)
         dual = self.text.finish(start, mask)
-        code = masked_mean(dual, mask)
+        code = self.pool_text(dual, mask)
         return TextStates(start, dual, code, F.normalize(self.text_projection(code).float(), dim=-1), mask)
 
     def fuse(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +199,7 @@ class BitGen(nn.Module):
     def match_logits(self, image_start: Tensor, text_start: Tensor, text_mask: Tensor) -> Tensor:
         """[Q, 2] logits that the two of a pair do not, or do, belong together. Start states as in `fuse`."""
         image, text = self.fuse(image_start, text_start, text_mask)
-        pooled = [self.match_image(image.mean(dim=1)), self.match_text(masked_mean(text, text_mask).to(text.dtype))]
+        pooled = [self.match_image(image.mean(dim=1)), self.match_text(self.pool_text(text, text_mask).to(text.dtype))]
         return self.match_head(torch.cat(pooled, dim=-1).tanh()).float()
 
     def match(self, image: ImageStates, text: TextStates, image_rows: Tensor, text_rows: Tensor) -> Tensor:

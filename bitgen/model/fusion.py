@@ -1,10 +1,17 @@
-"""Layers that exchange cross-attention between image and text behind a gate: fusion in the backbone.
+"""Layers that let image and text see each other: fusion in the backbone, by cross-attention behind a gate.
 
     a = SA(x);   a = a + gate * CA(query = a, context = the other side's states);   x = x + a;   x = x + FFN(x)
 
 The gate is one learned scalar a layer and direction that starts at 0, so at the first step fusion equals the two uni-modal
 encoders; with the cross-attention left out the same layer is the dual encoder's (Source: FIBER, arXiv 2206.07643; gates
 as in ReZero, arXiv 2003.04887). Both directions read the states from before the block, so their order does not matter.
+
+The ablation, `concat`, has neither gate nor cross-attention: the layer's self-attention runs over this side's states and the
+other's together, of which it keeps this side's, so that fusion costs no parameter and is there from the first step (Source:
+merged attention in METER, arXiv 2111.02387, here with the dual encoder's own weights):
+
+    a = SA(query = x, context = [x; the other side's states]);   x = x + a;   x = x + FFN(x)
+
 Every projection is a `BitLinear`, which normalises its own input: there are no other norms in a layer.
 
 Axes: B pairs, S states of this side, C states of the other side, d width, H heads.
@@ -55,14 +62,14 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward; with `fused`, also gated cross-attention to the other side."""
+    """Self-attention and feed-forward, and a way to the other side: gated cross-attention, or without `gated` concatenation."""
 
-    def __init__(self, width: int, heads: int, ffn: int, ternary: bool, fused: bool) -> None:
+    def __init__(self, width: int, heads: int, ffn: int, ternary: bool, gated: bool) -> None:
         super().__init__()
         self.attention = Attention(width, heads, ternary)
         self.feed_forward = FeedForward(width, ffn, ternary)
-        self.cross_attention = Attention(width, heads, ternary) if fused else None
-        self.gate = nn.Parameter(torch.zeros(())) if fused else None
+        self.cross_attention = Attention(width, heads, ternary) if gated else None
+        self.gate = nn.Parameter(torch.zeros(())) if gated else None
 
     def forward(
         self,
@@ -71,20 +78,32 @@ class Layer(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """[B, S, d]. Without `context` the layer is the dual encoder's, and cross-attention costs nothing.
+        """[B, S, d]. Without `context` the layer is the dual encoder's, and fusion costs nothing.
 
         Args:
             mask: [B, S] bool, true on states that are not padding.
             context: [B, C, d], the other side's states from before the block.
             context_mask: [B, C] bool, likewise.
         """
-        attended = self.attention(states, states, mask)
-        if context is not None:
-            assert self.cross_attention is not None, "this layer has no cross-attention"
-            assert self.gate is not None
+        if context is None:
+            attended = self.attention(states, states, mask)
+        elif self.cross_attention is None or self.gate is None:
+            both = torch.cat([states, context], dim=1)
+            attended = self.attention(states, both, _joint_mask(states, mask, context, context_mask))
+        else:
+            attended = self.attention(states, states, mask)
             attended = attended + self.gate * self.cross_attention(attended, context, context_mask)
         states = states + attended
         return states + self.feed_forward(states)
+
+
+def _joint_mask(states: Tensor, mask: Tensor | None, context: Tensor, context_mask: Tensor | None) -> Tensor | None:
+    """[B, S + C] bool, true where one of the two sides may be seen; None where all may."""
+    if mask is None and context_mask is None:
+        return None
+    sides = ((states, mask), (context, context_mask))
+    seen = [x.new_ones(x.shape[:2], dtype=torch.bool) if given is None else given for x, given in sides]
+    return torch.cat(seen, dim=1)
 
 
 def fuse(

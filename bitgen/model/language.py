@@ -18,7 +18,11 @@ EMBEDDING_STD = 0.02
 
 
 class TextEncoder(nn.Module):
-    def __init__(self, width: int, heads: int, ffn: int, layers: int, fusion_layers: int, ternary: bool) -> None:
+    """Of `layers`, the last `fusion_layers` can see the image; with `gated`, by cross-attention of their own."""
+
+    def __init__(
+        self, width: int, heads: int, ffn: int, layers: int, fusion_layers: int, ternary: bool, gated: bool
+    ) -> None:
         super().__init__()
         self.token = nn.Embedding(VOCABULARY, width)
         self.position = nn.Embedding(MAX_TOKENS, width)
@@ -26,9 +30,9 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
         self.embedding_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
-            Layer(width, heads, ffn, ternary, fused=False) for _ in range(layers - fusion_layers)
+            Layer(width, heads, ffn, ternary, gated=False) for _ in range(layers - fusion_layers)
         )
-        self.fused_layers = nn.ModuleList(Layer(width, heads, ffn, ternary, fused=True) for _ in range(fusion_layers))
+        self.fused_layers = nn.ModuleList(Layer(width, heads, ffn, ternary, gated) for _ in range(fusion_layers))
         self.norm = nn.LayerNorm(width)
 
     def start(self, token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -43,6 +47,12 @@ class TextEncoder(nn.Module):
         for layer in self.fused_layers:
             states = layer(states, mask)
         return self.norm(states)
+
+
+def end_state(states: Tensor, mask: Tensor) -> Tensor:
+    """[T, d] the state of each text's closing end-of-text, in float32: the last of `states` [T, L, d] where `mask` is true."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return states[torch.arange(mask.shape[0], device=mask.device), (mask * positions).argmax(dim=1)].float()
 
 
 class DecoderLayer(nn.Module):

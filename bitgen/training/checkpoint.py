@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitgen.disk import sync
-from bitgen.model.bitgen import BitGen
-from bitgen.model.vision import VisionError, VisionTower
+from bitgen.model.bitgen import BitGen, build_tower
+from bitgen.model.vision import VisionError
 from bitgen.objectives.total import Objective
 from bitgen.training.config import ConfigError, TrainConfig
 
@@ -168,10 +168,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[Bi
 
 def build_model(state: State, folder: Path) -> BitGen:
     """A model of the shape that `folder`'s state gives, its weights still to come."""
-    vision = state.config.model.vision
-    rank, alpha = vision.lora_rank, vision.lora_alpha
     try:
-        tower = VisionTower(vision.model, vision.mode, "none", config=state.vision, lora_rank=rank, lora_alpha=alpha)
+        tower = build_tower(state.config.model.vision, empty=True, shape=state.vision)
     except (VisionError, ValueError, TypeError) as error:
         raise CheckpointError(f"{error}: {folder / STATE}") from error
     return BitGen(state.config.model, tower)

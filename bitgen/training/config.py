@@ -59,6 +59,10 @@ class VisionConfig:
     lora_rank: int = 16
     lora_alpha: float = 16.0
     """The adapters' output is scaled by lora_alpha / lora_rank."""
+    lora_layers: int = 0
+    """Layers that have adapters, counted from the last; 0: all. The backward pass ends at the lowest."""
+    feature_layers: int = 1
+    """Last layers of the tower whose patch tokens, each normalised, stand beside each other before the compressor."""
     random_width: int = 192
     random_layers: int = 4
     random_heads: int = 3
@@ -77,7 +81,12 @@ class ModelConfig:
     """Hidden width of the feed-forward layers."""
     text_layers: int = 3
     fusion_layers: int = 2
-    """Last layers of the text encoder that exchange cross-attention with as many image-side layers."""
+    """Last layers of the text encoder that fuse with as many image-side layers."""
+    fusion: Literal["gated", "concat"] = "gated"
+    """How they see each other: by cross-attention behind a gate that starts at 0, or (the ablation) by self-attention over
+    the states of both."""
+    text_pooling: Literal["mean", "end"] = "mean"
+    """What stands for a text: the mean of its states, or the state of the end-of-text that closes it."""
     decoder_layers: int = 2
     grounding_layers: int = 2
     memory_slots: int = 32

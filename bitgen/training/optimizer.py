@@ -4,6 +4,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from bitgen.model.bitlinear import BitLinear
+from bitgen.model.fusion import Layer
 from bitgen.objectives.total import Objective
 from bitgen.training.config import OptimConfig
 
@@ -33,10 +34,10 @@ def set_trainable(objective: Objective, lora: bool) -> None:
     }.items():
         part.requires_grad_(trains)
     for layer in [*model.image_layers, *model.text.fused_layers]:
-        assert isinstance(layer.gate, nn.Parameter)
-        assert isinstance(layer.cross_attention, nn.Module)
-        layer.gate.requires_grad_(fuses)
-        layer.cross_attention.requires_grad_(fuses)
+        assert isinstance(layer, Layer)
+        if layer.gate is not None and layer.cross_attention is not None:
+            layer.gate.requires_grad_(fuses)
+            layer.cross_attention.requires_grad_(fuses)
 
 
 def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:

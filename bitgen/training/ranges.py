@@ -13,6 +13,8 @@ RANGES: Mapping[str, str] = {
     "data.workers": "[0, inf)",
     "model.vision.lora_rank": "[1, inf)",
     "model.vision.lora_alpha": "(0, inf)",
+    "model.vision.lora_layers": "[0, inf)",
+    "model.vision.feature_layers": "[1, inf)",
     "model.vision.random_width": "[1, inf)",
     "model.vision.random_layers": "[1, inf)",
     "model.vision.random_heads": "[1, inf)",

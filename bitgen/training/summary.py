@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitgen.model.bitgen import BitGen
-from bitgen.model.vision import VisionTower
+from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.objectives.captioning import CHUNK_BYTES
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
@@ -55,7 +54,7 @@ def build_shape(config: TrainConfig) -> Objective:
     vision = config.model.vision
     tower = None
     if vision.weights == "stock":
-        tower = VisionTower(vision.model, vision.mode, "none", lora_rank=vision.lora_rank, lora_alpha=vision.lora_alpha)
+        tower = build_tower(vision, empty=True)
     with torch.device("meta"):
         return Objective(BitGen(config.model, tower), config.loss)
 
@@ -94,9 +93,10 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     is_half = precision(config.run.precision, device) is torch.bfloat16
     per_unit = 34 if is_half else 68
     patches = (config.data.image_px // model.vision.patch_px) ** 2
+    shape, vision = model.vision.config_dict(), config.model.vision
+    layers = (vision.lora_layers if vision.mode == "lora" else 0) or shape["num_hidden_layers"]
     tower_trains = any(p.requires_grad for p in model.vision.parameters())
-    layers = _layers(model) if tower_trains else 0
-    tower = images * (patches + 1) * model.vision.width * layers * per_unit
+    tower = images * (patches + 1) * shape["hidden_size"] * layers * tower_trains * per_unit
     texts = images * config.data.texts_per_image
     pairs = 3 * images * bool(config.loss.itm) + texts * bool(config.loss.grounding)
     own = config.model.fusion_layers * (images + pairs) * patches
@@ -145,9 +145,3 @@ def format_memory(estimate: Mapping[str, int]) -> str:
     return "\n".join(
         ["memory of one device, estimated", *(f"  {name:<36}{size / 2**20:>12,.0f} MiB" for name, size in rows)]
     )
-
-
-def _layers(model: BitGen) -> int:
-    count = model.vision.config_dict()["num_hidden_layers"]
-    assert isinstance(count, int)
-    return count

@@ -134,6 +134,8 @@ FLAGS = """
 --model.vision.mode
 --model.vision.lora-rank
 --model.vision.lora-alpha
+--model.vision.lora-layers
+--model.vision.feature-layers
 --model.vision.random-width
 --model.vision.random-layers
 --model.vision.random-heads
@@ -144,6 +146,8 @@ FLAGS = """
 --model.ffn
 --model.text-layers
 --model.fusion-layers
+--model.fusion
+--model.text-pooling
 --model.decoder-layers
 --model.grounding-layers
 --model.memory-slots --model.memory-noise --model.memory-inverse --model.memory-newton-steps

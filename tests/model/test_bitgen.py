@@ -100,6 +100,19 @@ def test_a_masked_mean_leaves_padding_out() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("pooling", ["mean", "end"])
+def test_a_text_is_pooled_as_configured(pooling: str) -> None:
+    model, batch = fakes.model(text_pooling=pooling), fakes.fake_batch()
+    text = model.encode_text(batch.token_ids, batch.token_mask)
+    weight = model.text_projection.weight.double()
+    for row, length in enumerate(batch.token_mask.sum(dim=1).tolist()):
+        own = text.dual[row, :length].double()
+        code = {"mean": own.mean(dim=0), "end": own[-1]}[pooling]
+        expected = weight @ code / (weight @ code).norm()
+        torch.testing.assert_close(text.embedding[row].double(), expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("hidden", [[], [0, 2]])
 def test_attention_pooling_is_a_softmax_weighted_mean(hidden: list[int]) -> None:
     torch.manual_seed(0)

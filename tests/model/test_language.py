@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgen.model.language import CaptionDecoder, TextEncoder
+from bitgen.model.language import CaptionDecoder, TextEncoder, end_state
 from bitgen.tokens import EOT, VOCABULARY
 from tests import fakes
 
@@ -14,7 +14,7 @@ LENGTH = 9
 
 def _encoder(ternary: bool) -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(fakes.WIDTH, 2, 24, layers=2, fusion_layers=1, ternary=ternary)
+    return TextEncoder(fakes.WIDTH, 2, 24, layers=2, fusion_layers=1, ternary=ternary, gated=True)
 
 
 def _decoder(ternary: bool = False) -> CaptionDecoder:
@@ -72,6 +72,14 @@ def test_the_order_of_tokens_matters() -> None:
     forwards = encoder.finish(encoder.start(_ids(), mask), mask).mean(dim=1)
     backwards = encoder.finish(encoder.start(_ids().flip(1), mask), mask).mean(dim=1)
     assert (forwards - backwards).abs().max() > 1e-3
+
+
+def test_the_end_state_is_that_of_the_last_token_that_is_not_padding() -> None:
+    states, lengths = fakes.noise(3, 5, 4).bfloat16(), [2, 5, 1]
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    expected = [states[text, length - 1].tolist() for text, length in enumerate(lengths)]
+    found = end_state(states, mask)
+    assert (found.dtype, found.tolist()) == (torch.float32, expected)
 
 
 @TERNARY

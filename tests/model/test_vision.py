@@ -1,6 +1,7 @@
 """The tower against transformers' own models, at sizes made on the spot."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig
 
 from bitgen.model.vision import Compressor, VisionError, VisionTower
+from tests import fakes
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 28}
 
@@ -19,9 +21,11 @@ def _images(side: int = 28, count: int = 2) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def _random(mode: str = "lora", **fields: object) -> VisionTower:
+def _random(mode: str = "lora", *, lora_layers: int = 0, feature_layers: int = 1, **fields: object) -> VisionTower:
+    """`TINY` with other `fields`, its weights, though not its adapters, always the same."""
     torch.manual_seed(0)
-    return VisionTower("tiny", mode, "random", config={"model_type": "dinov2", **TINY, **fields})  # pyright: ignore
+    shape, layers = {"model_type": "dinov2", **TINY, **fields}, (lora_layers, feature_layers)
+    return VisionTower("tiny", mode, "random", config=shape, lora_layers=layers[0], feature_layers=layers[1])  # pyright: ignore
 
 
 def _wake(tower: VisionTower) -> VisionTower:
@@ -29,6 +33,11 @@ def _wake(tower: VisionTower) -> VisionTower:
     for _, parameter in tower.lora_parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return tower
+
+
+def _adapted(tower: VisionTower) -> list[tuple[int, torch.nn.Parameter]]:
+    """Every factor of an adapter with the number of its layer."""
+    return [(int(name.split(".layer.")[1].split(".")[0]), p) for name, p in tower.lora_parameters()]
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -119,21 +128,96 @@ def test_adapters_sit_on_queries_and_values_alone() -> None:
     assert adapted in ({"q_proj", "v_proj"}, {"query", "value"})
 
 
+@pytest.mark.parametrize(("depth", "wanted", "first"), [(5, 0, 0), (5, 1, 4), (5, 3, 2), (5, 5, 0), (24, 11, 13)])
+def test_adapters_sit_on_the_last_layers_alone(depth: int, wanted: int, first: int) -> None:
+    tower = _random(num_hidden_layers=depth, lora_layers=wanted)
+    assert [layer for layer, _ in _adapted(tower)] == [layer for layer in range(first, depth) for _ in range(4)]
+
+
+def test_a_configuration_says_which_layers_are_adapted() -> None:
+    model = fakes.model(vision=replace(fakes.VISION, random_layers=3, lora_layers=1))
+    assert {layer for layer, _ in _adapted(model.vision)} == {2}
+
+
+def test_adapters_of_the_last_layers_are_as_if_the_others_were_zero() -> None:
+    everywhere, last = _wake(_random(num_hidden_layers=4)), _random(num_hidden_layers=4, lora_layers=2)
+    for layer, parameter in _adapted(everywhere):
+        if layer < 2:
+            torch.nn.init.zeros_(parameter)
+    last.load_state_dict(
+        {name: everywhere.state_dict()[name] for name in last.state_dict() if "lora" in name}, strict=False
+    )
+    assert last(_images()).equal(everywhere(_images()))
+    assert not last(_images()).equal(_random("frozen", num_hidden_layers=4)(_images()))
+
+
+@pytest.mark.parametrize("feature_layers", [1, 4])
+def test_the_backward_pass_ends_at_the_lowest_adapter(feature_layers: int) -> None:
+    """At the entry of every layer: whether the states may have a gradient, and whether anything was kept for one."""
+    tower = _wake(_random(num_hidden_layers=4, lora_layers=2, feature_layers=feature_layers))
+    saved: list[Tensor] = []
+    entries: list[tuple[bool, bool]] = []
+    for layer in tower.backbone.encoder.layer:
+        layer.norm1.register_forward_pre_hook(lambda _, states: entries.append((states[0].requires_grad, bool(saved))))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        features = tower(_images())
+    assert entries == [(False, False)] * 3 + [(True, True)]
+    features.square().mean(1).sum().backward()
+    reached = {name for name, p in tower.named_parameters() if p.grad is not None}
+    assert reached == {name for name, _ in tower.lora_parameters()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_features_of_the_last_layers_are_the_outputs_of_shallower_towers(count: int) -> None:
+    tower = _random(num_hidden_layers=3, feature_layers=count)
+    found, state = tower(_images()), _random("frozen", num_hidden_layers=3).state_dict()
+    for place, depth in enumerate(range(4 - count, 4)):
+        shallow = _random("frozen", num_hidden_layers=depth)
+        shallow.load_state_dict(state, strict=False)
+        part = found[:, :, 32 * place : 32 * (place + 1)]
+        torch.testing.assert_close(part, shallow(_images()), rtol=0, atol=1e-6)
+    assert found.shape == (2, 4, tower.width) == (2, 4, 32 * count)
+
+
+def test_more_layers_add_parameters_to_the_compressor_alone() -> None:
+    one, two = (fakes.model(vision=replace(fakes.VISION, feature_layers=count)) for count in (1, 2))
+    sizes = {name: p.shape for name, p in one.named_parameters()}
+    changed = {name: p.shape for name, p in two.named_parameters() if p.shape != sizes.get(name)}
+    assert changed == {"compressor.layers.0.weight": (24, 64)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lora_layers": 3}, "expected lora_layers from 0 to the tower's 2, came 3: tiny"),
+        ({"lora_layers": -1}, "expected lora_layers from 0 to the tower's 2, came -1: tiny"),
+        ({"feature_layers": 3}, "expected feature_layers from 1 to the tower's 2, came 3: tiny"),
+        ({"feature_layers": 0}, "expected feature_layers from 1 to the tower's 2, came 0: tiny"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(VisionError, match=message):
+        _random(**fields)  # pyright: ignore
+
+
 def test_nothing_trains_in_mode_frozen() -> None:
     tower = _random("frozen")
     assert not any(p.requires_grad for p in tower.parameters())
     assert not list(tower.lora_parameters())
 
 
-def test_everything_trains_in_mode_full() -> None:
-    tower = _random("full")
+@pytest.mark.parametrize("feature_layers", [1, 2])
+def test_everything_trains_in_mode_full(feature_layers: int) -> None:
+    tower = _random("full", feature_layers=feature_layers)
     tower(_images()).square().sum().backward()
     without = {name for name, p in tower.named_parameters() if p.grad is None}
     assert without == {"backbone.embeddings.mask_token"}
 
 
-def test_frozen_adapters_keep_no_activations() -> None:
-    tower = _wake(_random())
+@pytest.mark.parametrize("mode", ["lora", "frozen"])
+@pytest.mark.parametrize("feature_layers", [1, 2])
+def test_what_does_not_train_keeps_no_activations(mode: str, feature_layers: int) -> None:
+    tower = _wake(_random(mode, feature_layers=feature_layers))
     tower.set_lora_trainable(False)
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):

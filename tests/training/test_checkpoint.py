@@ -85,6 +85,24 @@ def test_a_loaded_model_is_in_evaluation_mode(folder: Path) -> None:
     assert not checkpoint.load_model(folder)[0].training
 
 
+@torch.no_grad()
+def test_a_model_of_other_choices_is_rebuilt(tmp_path: Path) -> None:
+    vision = replace(fakes.VISION, lora_layers=1, feature_layers=2)
+    config = fakes.config(model={"vision": vision, "fusion": "concat", "text_pooling": "end"})
+    objective, batch = fakes.objective(config), fakes.fake_batch()
+    for _, parameter in objective.model.vision.lora_parameters():
+        torch.nn.init.normal_(parameter)
+    optimizer = build_optimizer(objective, config.optim)
+    folder = checkpoint.save(tmp_path, objective, optimizer, fakes.state(config, objective), {})
+    rows, found = torch.arange(4), []
+    for model in (objective.model.eval(), checkpoint.load_model(folder)[0]):
+        image, text = model.encode_image(batch.images), model.encode_text(batch.token_ids, batch.token_mask)
+        found.append(
+            torch.cat([image.embedding.flatten(), text.embedding.flatten(), model.match(image, text, rows, rows)])
+        )
+    assert found[0].equal(found[1])
+
+
 def test_a_checkpoint_is_three_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [MODEL, STATE, TRAINER]
 

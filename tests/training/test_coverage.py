@@ -1,6 +1,7 @@
 """Which parameters learn: in each phase and mode exactly those that should, all of them, within three steps."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,9 @@ KEY_BIASES = ("k_proj.bias", "attention.key.bias")
 """DINOv2's: they add the same to every score of a softmax, so their gradient is 0 on paper."""
 
 
-def _train(phase: Phase, thawed: bool, mode: Mode) -> tuple[Objective, set[str], set[str]]:
+def _train(phase: Phase, thawed: bool, mode: Mode, **model: Any) -> tuple[Objective, set[str], set[str]]:
     """After three steps: the objective, the names that had a gradient above the floor, the names that had one at all."""
-    config = fakes.config(phase, model={"vision": replace(fakes.VISION, mode=mode)})
+    config = fakes.config(phase, model={"vision": replace(fakes.VISION, mode=mode), **model})
     objective = fakes.objective(config)
     set_trainable(objective, lora=thawed)
     optimizer = build_optimizer(objective, config.optim)
@@ -79,6 +80,12 @@ def test_what_should_not_learn_has_none(trained: Trained) -> None:
 def test_what_should_learn_is_what_may(trained: Trained) -> None:
     objective, _, _, expected = trained
     assert {name for name, p in objective.named_parameters() if p.requires_grad} == expected
+
+
+@pytest.mark.parametrize("phase", ["coarse", "fine"])
+def test_the_other_fusion_and_pooling_have_no_parameter_that_they_do_not_use(phase: Phase) -> None:
+    objective, learned, _ = _train(phase, True, "lora", fusion="concat", text_pooling="end")
+    assert {name for name, p in objective.named_parameters() if p.requires_grad} == learned
 
 
 @pytest.mark.parametrize("phase", ["coarse", "fine"])

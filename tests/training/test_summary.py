@@ -1,5 +1,8 @@
 """What a run will be: exact counts of the stock model, and the text that says them."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from bitgen.objectives.total import Objective
@@ -103,6 +106,27 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte() -> None:
     assert estimate["weights"] == 4 * sum(p.numel() for p in objective.parameters())
     assert estimate["gradients and moments"] == 12 * sum(p.numel() for p in objective.parameters() if p.requires_grad)
     assert estimate["queue"] == sum(b.nbytes for b in (objective.queue.images, objective.queue.texts))
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({}, 2),
+        ({"lora_layers": 1}, 1),
+        ({"mode": "full", "lora_layers": 1}, 2),
+        ({"mode": "frozen"}, 0),
+        ({"feature_layers": 2}, 2),
+    ],
+)
+def test_the_towers_activations_are_those_of_the_layers_that_the_backward_pass_reaches(
+    changes: dict[str, Any], layers: int
+) -> None:
+    config = fakes.config(model={"vision": replace(fakes.VISION, **changes)})
+    objective = fakes.objective(config)
+    count_parameters(objective)
+    images, tokens, width = 4, 17, 32
+    estimate = summary.estimate_memory(config, objective, ranks=1)
+    assert estimate["vision activations"] == images * tokens * width * layers * 68
 
 
 def test_more_ranks_need_less_for_activations() -> None:
