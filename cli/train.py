@@ -208,7 +208,7 @@ def prepare(
             state = replace(state, position=0, stream=mixture.fingerprint)
         model = checkpoint.build_model(state, folder)
         checkpoint.load_weights(model, folder)
-        return Objective(model, config.loss), state, folder
+        return Objective(model, config.loss, config.data), state, folder
     if config.run.init:
         folder = checkpoint.find(config.run.init)
         origin = replace(checkpoint.read_state(folder), config=config)
@@ -221,7 +221,7 @@ def prepare(
         model = BitGen(config.model)
     epoch = config.data.samples_per_epoch or mixture.size
     state = State(0, 0, epoch, config, holdout, model.vision.config_dict(), stream=mixture.fingerprint)
-    return Objective(model, config.loss), state, None
+    return Objective(model, config.loss, config.data), state, None
 
 
 def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:

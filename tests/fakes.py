@@ -71,7 +71,7 @@ def config(phase: Phase = "coarse", *, loss: dict[str, Any] | None = None, **cha
 def objective(config: TrainConfig, seed: int = 0) -> Objective:
     """The objective of `config`, its weights drawn from `seed`."""
     torch.manual_seed(seed)
-    return Objective(BitGen(config.model), config.loss)
+    return Objective(BitGen(config.model), config.loss, config.data)
 
 
 def losses(**weights: Any) -> LossConfig:

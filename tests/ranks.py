@@ -1,8 +1,10 @@
-"""What each of two processes does in `tests/training/test_distributed.py`, and what one process does in their place."""
+"""What each of two or four processes does in `tests/training/test_distributed.py`, and what one process does in their
+place."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -10,7 +12,7 @@ from torch import Tensor, distributed
 
 from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
-from bitgen.training.config import TrainConfig
+from bitgen.training.config import DataConfig, TrainConfig
 from bitgen.training.distributed import agree, gather, rank, weighted_mean, world
 from bitgen.training.loop import train
 from tests import fakes
@@ -19,28 +21,42 @@ STEPS = 3
 """Steps of the bare objective; the loop runs 8."""
 
 
-def bare_objective(**weights: float) -> Objective:
-    """All losses, or those that are named; full precision, so that rounding stays rounding."""
-    chosen = weights or {"itc": 1.0, "itm": 0.5, "text": 0.5, "memory_kl": 0.1, "grounding": 0.5, "region": 1.0}
+EVERY = {"itc": 1.0, "itm": 0.5, "text": 0.5, "memory_kl": 0.1, "grounding": 0.5, "region": 1.0}
+LOSSES: dict[str, dict[str, Any]] = {
+    "itc": {"itc": 1.0},
+    "itm": {"itm": 1.0},
+    "itm_queue": {"itm": 1.0, "itm_negatives": "queue"},
+    "all": EVERY,
+    "all_queue": {**EVERY, "itm_negatives": "queue"},
+}
+"""Those whose gradients are compared, each with a queue of 12 entries, which 8 images a step do not divide."""
+
+
+def bare_objective(losses: dict[str, Any]) -> Objective:
+    """In full precision, so that rounding stays rounding."""
     model = fakes.model(ternary=False)
     for gate in model.gates().values():
         torch.nn.init.constant_(gate, 0.3)
     for name, parameter in model.vision.lora_parameters():
         torch.nn.init.normal_(parameter, std=0.1 if "lora_B" in name else 0.01)
-    return Objective(model, fakes.losses(**chosen, queue=12, episode_share=0.6))
+    data = DataConfig(image_px=fakes.SIDE, max_tokens=16)
+    objective = Objective(model, fakes.losses(**losses, queue=12, episode=2, episode_share=0.6), data)
+    if objective.token_queue is not None:
+        objective.token_queue.float()  # bfloat16 makes of a last digit's difference one of 0.4%
+    return objective
 
 
 def joined(step: int) -> Batch:
-    """8 images, two of one photograph on different ranks, the second rank's with fewer phrases."""
+    """8 images, two of one photograph on different ranks, the last with fewer phrases, or none on the last of four ranks."""
     batch = fakes.fake_batch(8, seed=step, image_ids=[1, 2, 3, 4, 5, 2, 7, 8], texts=2)
     few = torch.arange(len(batch.phrase_text)) < 21
     fields = {name: getattr(batch, name)[few] for name in ("phrase_text", "phrase_slot", "phrase_tokens", "boxes")}
     return replace(batch, **fields, box_phrase=torch.arange(21))
 
 
-def gradients(weights: dict[str, float]) -> dict[str, Tensor]:
-    """After three steps without an update: the mean over ranks of every gradient, and this rank's queue and draws."""
-    objective = bare_objective(**weights)
+def gradients(losses: dict[str, Any]) -> dict[str, Tensor]:
+    """After three steps without an update: the mean over ranks of every gradient, and this rank's queues and draws."""
+    objective = bare_objective(losses)
     objective.requires_grad_(True)
     found: dict[str, Tensor] = {}
     for step in range(STEPS):
@@ -54,7 +70,7 @@ def gradients(weights: dict[str, float]) -> dict[str, Tensor]:
         if world() > 1:
             distributed.all_reduce(gradient)
         found[f"gradient.{name}"] = gradient / world()
-    return found | {f"queue.{name}": value for name, value in objective.queue.state_dict().items()}
+    return found | {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
 
 
 def stream() -> Iterator[Batch]:
@@ -64,7 +80,7 @@ def stream() -> Iterator[Batch]:
 
 
 def trained(config: TrainConfig, run: Path) -> dict[str, Tensor]:
-    """The final weights and queue of a whole run."""
+    """The final weights and queues of a whole run."""
     run.mkdir(parents=True, exist_ok=True)
     objective = fakes.objective(config)
     train(objective, fakes.state(config, objective), stream(), run)
@@ -72,9 +88,11 @@ def trained(config: TrainConfig, run: Path) -> dict[str, Tensor]:
 
 
 def phases() -> dict[str, TrainConfig]:
-    """A coarse run with its thaw, and a fine one; the second accumulates."""
+    """A coarse run with its thaw, a shorter one with a queue of token states, and a fine one, which accumulates."""
     exact = {"ternary": False}
+    queued = {"episode": 2, "itm_negatives": "queue"}
     return {
+        "queued": fakes.config("coarse", model=exact, loss=queued, optim={"epochs": 1}),
         "coarse": fakes.config("coarse", model=exact, loss={"episode": 2}),
         "fine": fakes.config("fine", model=exact, loss={"episode": 2}, optim={"accumulation": 2}),
     }
@@ -92,11 +110,14 @@ def impatient(run: Path) -> int:
     return result.state.step
 
 
+def compared() -> dict[str, Tensor]:
+    """Gradients, queues and draws by the name of their losses."""
+    return {f"{name}.{key}": value for name, losses in LOSSES.items() for key, value in gradients(losses).items()}
+
+
 def everything(folder: Path) -> dict[str, Tensor]:
-    """All that is compared, by name."""
-    found = {f"all.{name}": value for name, value in gradients({}).items()}
-    for loss in ("itc", "itm"):
-        found |= {f"{loss}.{name}": value for name, value in gradients({loss: 1.0}).items()}
+    """All that is compared between two ranks and one, by name."""
+    found = compared()
     for phase, config in phases().items():
         found |= {f"{phase}.{name}": value for name, value in trained(config, folder / phase).items()}
     rows = torch.arange(6.0).view(2, 3) + 10 * rank()
@@ -105,13 +126,18 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
-    return {name: value.contiguous().clone() for name, value in found.items()}
+    return found
 
 
 def work(number: int, folder: str) -> None:
-    """Rank `number` of two."""
+    """Process `number` of four: first they are four ranks, whose gradients are compared; then two are, which do it all."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
-    save_file(everything(Path(folder) / "two"), Path(folder) / f"rank{number}.safetensors")
-    distributed.destroy_process_group()
+    for ranks in (4, 2):
+        if number < ranks:
+            meeting = f"file://{folder}/meet{ranks}"
+            distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=ranks)
+            found = compared() if ranks == 4 else everything(Path(folder) / "two")
+            tensors = {name: value.contiguous().clone() for name, value in found.items()}
+            save_file(tensors, Path(folder) / f"rank{number}of{ranks}.safetensors")
+            distributed.destroy_process_group()

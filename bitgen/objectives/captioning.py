@@ -10,6 +10,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 1 << 25
 """Logits that live at one time: 166 rows of 50,257. Larger chunks are no faster, and on a CPU come from fresh pages."""
+COUNTED = frozenset({"cpu"})
+"""Kinds of device on which padding is left out before the product. That counts the tokens: others would be waited for."""
 
 
 class _TiedCrossEntropy(torch.autograd.Function):
@@ -62,7 +64,7 @@ def next_token_loss(states: Tensor, embedding: Tensor, token_ids: Tensor, mask: 
         smoothing: share of the target that is spread over the vocabulary (Source: arXiv 1512.00567).
     """
     rows = [states[:, :-1].flatten(0, 1), token_ids[:, 1:].flatten(), mask[:, 1:].flatten()]
-    if not states.is_cuda:  # counting the tokens costs nothing here; there it would wait for the device
+    if states.device.type in COUNTED:
         rows = [part[rows[2]] for part in rows]
     states, target, weight = rows
     return _TiedCrossEntropy.apply(  # pyright: ignore[reportReturnType] (apply is untyped)

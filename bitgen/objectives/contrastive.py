@@ -21,7 +21,8 @@ def contrast(query: Tensor, keys: Tensor, positive: Tensor, allowed: Tensor, sca
     """
     with torch.autocast(query.device.type, enabled=False):  # it would multiply in bfloat16 whatever the operands' type
         logits = scale * (query.float() @ keys.float().T)
-    own = F.one_hot(positive, keys.shape[0]).bool()
+    # Not one_hot, which reads its operand's range on the host, on all devices but CUDA's.
+    own = positive[:, None] == torch.arange(keys.shape[0], device=positive.device)
     return F.cross_entropy(logits.masked_fill(~(allowed | own), -torch.inf), positive)
 
 

@@ -1,6 +1,11 @@
 """ITM: does this text belong to this image? With hard negatives, drawn by similarity (Source: ALBEF, arXiv 2107.07651).
 
-Axes: B local rows, G rows of all ranks, N patches, L tokens, d width.
+A row is B positives and up to 2 B negatives under one cross-entropy: each image with a wrong text, each text with a wrong
+image, drawn from the batch of all ranks, or from it and the queue of past token states (Source: FIBER, arXiv 2206.07643,
+whose queue holds raw inputs). P(j) = softmax over j of s_ij / temperature, with entries of the same photograph and unfilled
+slots left out before the softmax.
+
+Axes: B local rows, G rows of all ranks, K queue entries, C = G or G + K candidates, N patches, L tokens, d width.
 """
 
 import torch
@@ -8,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
+from bitgen.objectives.token_queue import Pairs, TokenQueue
 from bitgen.training.distributed import gather, weighted_mean
 
 
@@ -15,8 +21,8 @@ def draw_negatives(similarity: Tensor, allowed: Tensor, uniform: Tensor) -> tupl
     """One negative a row, likelier where more similar: (index [B], exists [B] bool).
 
     Args:
-        similarity: [B, G] logits; softmax over the allowed entries gives the probabilities.
-        allowed: [B, G] bool. A row without an allowed entry has no negative: `exists` is false.
+        similarity: [B, C] logits; softmax over the allowed entries gives the probabilities.
+        allowed: [B, C] bool. A row without an allowed entry has no negative: `exists` is false, and the index is 0.
         uniform: [B] draws within [0, 1), so that the choice depends on them alone (inverse of the cumulative sum).
     """
     exists = allowed.any(dim=1)
@@ -28,34 +34,65 @@ def draw_negatives(similarity: Tensor, allowed: Tensor, uniform: Tensor) -> tupl
     index = (cumulative <= threshold).sum(dim=1).clamp(max=similarity.shape[1] - 1)
     # A parallel sum may step by its last digit over an entry of probability 0, and a draw may fall there.
     is_allowed = allowed.gather(1, index[:, None])[:, 0]
-    return torch.where(is_allowed, index, logits.argmax(dim=1)), exists
+    return torch.where(is_allowed, index, logits.argmax(dim=1)).where(exists, 0), exists
+
+
+def pick(live: Tensor, past: Tensor, index: Tensor) -> Tensor:
+    """[B, ...] the candidates `index` [B]: rows of `live` [G, ...] and, counted on from G, of `past` [K, ...], which get no
+    gradient. Neither is copied whole."""
+    count = live.shape[0]
+    if not past.shape[0]:
+        return live[index]
+    is_live = (index < count).view(-1, *[1] * (live.dim() - 1))
+    old = past[(index - count).clamp(min=0)].detach().to(live.dtype)
+    return torch.where(is_live, live[index.clamp(max=count - 1)], old)
 
 
 def image_text_matching(
-    model: BitGen, image: ImageStates, text: TextStates, rows: Tensor, image_ids: Tensor, scale: Tensor, uniform: Tensor
+    model: BitGen,
+    image: ImageStates,
+    text: TextStates,
+    rows: Tensor,
+    image_ids: Tensor,
+    scale: Tensor,
+    uniform: Tensor,
+    queue: TokenQueue | None = None,
 ) -> Tensor:
     """Cross-entropy over B pairs that belong together, B images with a wrong text, B texts with a wrong image; a scalar.
+
+    Negatives of the batch get a gradient, on whatever rank they are; those of the queue do not. With a queue, the pairs of
+    this step enter it afterwards.
 
     Args:
         rows: [B] the row in `text` of each image's text.
         image_ids: [B]; texts of the same photograph are never negatives.
         scale: inverse temperature of the similarities that negatives are drawn by.
         uniform: [B, 2] draws within [0, 1).
+        queue: where further negatives are drawn from; without it, the batch alone.
     """
-    text_start, text_mask, text_embedding = text.start[rows], text.mask[rows], text.embedding[rows]
-    all_image, all_text, all_mask = gather(image.start), gather(text_start), gather(text_mask)
-    allowed = image_ids[:, None] != gather(image_ids)
+    image_embedding, text_embedding = image.embedding.detach(), text.embedding[rows].detach()
+    own = Pairs(image.start, text.start[rows], text.mask[rows], image_embedding, text_embedding, image_ids)
+    batch, tokens = Pairs(*map(gather, own)), own.text_mask.shape[1]
+    past = queue.entries(tokens) if queue is not None else Pairs(*(part[:0] for part in batch))
+    other = image_ids[:, None] != torch.cat([batch.image_ids, past.image_ids])
+    text_allowed, image_allowed = other, other
+    if queue is not None:
+        live = torch.ones_like(batch.image_ids, dtype=torch.bool)
+        text_allowed = other & torch.cat([live, queue.fits(tokens)])
+        image_allowed = other & torch.cat([live, queue.filled])
     with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # it would multiply in bfloat16
-        to_text = scale * image.embedding @ gather(text_embedding).T
-        to_image = scale * text_embedding @ gather(image.embedding).T
-        wrong_text, exists = draw_negatives(to_text, allowed, uniform[:, 0])
-        wrong_image, _ = draw_negatives(to_image, allowed, uniform[:, 1])
+        to_text = scale * own.image_embeddings @ torch.cat([batch.text_embeddings, past.text_embeddings]).T
+        to_image = scale * own.text_embeddings @ torch.cat([batch.image_embeddings, past.image_embeddings]).T
+        wrong_text, text_exists = draw_negatives(to_text, text_allowed, uniform[:, 0])
+        wrong_image, image_exists = draw_negatives(to_image, image_allowed, uniform[:, 1])
     logits = model.match_logits(
-        torch.cat([image.start, image.start, all_image[wrong_image]]),
-        torch.cat([text_start, all_text[wrong_text], text_start]),
-        torch.cat([text_mask, all_mask[wrong_text], text_mask]),
+        torch.cat([own.image_states, own.image_states, pick(batch.image_states, past.image_states, wrong_image)]),
+        torch.cat([own.text_states, pick(batch.text_states, past.text_states, wrong_text), own.text_states]),
+        torch.cat([own.text_mask, pick(batch.text_mask, past.text_mask, wrong_text), own.text_mask]),
     )
+    if queue is not None:
+        queue.enqueue(batch)
     count = rows.shape[0]
     target = torch.arange(3 * count, device=rows.device) < count
     losses = F.cross_entropy(logits, target.long(), reduction="none")
-    return weighted_mean(losses, torch.cat([torch.ones_like(exists), exists, exists]).float())
+    return weighted_mean(losses, torch.cat([torch.ones_like(text_exists), text_exists, image_exists]).float())

@@ -28,15 +28,19 @@ class FeatureQueue(nn.Module):
         """[K] bool, true where something was enqueued."""
         return torch.arange(self.images.shape[0], device=self.count.device) < self.count
 
+    def next_slots(self, rows: int) -> Tensor:
+        """[R] where the last R of the next `rows` entries go, the oldest first; R is at most the size."""
+        size = self.images.shape[0]
+        return (self.count + torch.arange(min(size, rows), device=self.count.device)) % max(size, 1)
+
     @torch.no_grad()
     def enqueue(self, images: Tensor, texts: Tensor, image_ids: Tensor) -> None:
         """Put G rows over the oldest: unit embeddings [G, d] twice, ids [G]. Call it after the loss that read the queue,
         with what all ranks gathered: an entry of this very step would be its own negative."""
-        size = self.images.shape[0]
-        if size == 0:
+        slots = self.next_slots(images.shape[0])
+        rows = slots.shape[0]
+        if rows == 0:
             return
-        rows = min(size, images.shape[0])
-        slots = (self.count + torch.arange(rows, device=self.count.device)) % size
         self.images[slots] = images[-rows:].float()
         self.texts[slots] = texts[-rows:].float()
         self.image_ids[slots] = image_ids[-rows:]

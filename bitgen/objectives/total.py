@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitgen.batch import Batch
+from bitgen.batch import Batch, bucket
 from bitgen.boxes import enclose
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.grounding import span_means
@@ -19,7 +19,8 @@ from bitgen.objectives.grounding import grounding_losses, phrase_coverage, regio
 from bitgen.objectives.matching import image_text_matching
 from bitgen.objectives.memory import random_halves, recall_episodes
 from bitgen.objectives.queue import FeatureQueue
-from bitgen.training.config import LossConfig
+from bitgen.objectives.token_queue import TokenQueue
+from bitgen.training.config import DataConfig, LossConfig
 from bitgen.training.distributed import rank, weighted_mean, world
 
 
@@ -50,13 +51,22 @@ def draw(seed: int, micro_step: int, rows: int, patches: int, device: torch.devi
 
 
 class Objective(nn.Module):
-    """The model with its losses: what a trainer, or DDP, calls."""
+    """The model with its losses: what a trainer, or DDP, calls.
 
-    def __init__(self, model: BitGen, config: LossConfig) -> None:
+    Args:
+        data: gives the images' side and the longest text, which only a queue of token states has to know.
+    """
+
+    def __init__(self, model: BitGen, config: LossConfig, data: DataConfig | None = None) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.queue = FeatureQueue(config.queue, model.config.width)
+        self.token_queue: TokenQueue | None = None
+        if config.itm and config.itm_negatives == "queue":
+            data = data or DataConfig()
+            patches = (data.image_px // model.vision.patch_px) ** 2
+            self.token_queue = TokenQueue(config.queue, patches, bucket(data.max_tokens), model.config.width)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Scalars by name; `loss` is the weighted sum. A loss whose weight is 0 is not computed."""
@@ -67,7 +77,14 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         if config.itm:  # before contrast, whose enqueue must be the last use of this step's embeddings
             parts["itm"] = image_text_matching(
-                model, image, text, batch.first_text, batch.image_ids, scale.detach(), draws.negatives
+                model,
+                image,
+                text,
+                batch.first_text,
+                batch.image_ids,
+                scale.detach(),
+                draws.negatives,
+                self.token_queue,
             )
         if config.itc:
             parts["itc"] = image_text_contrast(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitgen.disk import sync
 from bitgen.model.bitgen import BitGen, build_tower
@@ -194,17 +194,18 @@ def load_weights(model: BitGen, folder: Path) -> None:
 
 
 def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Tensor]:
-    """Put the queue back, and the moments of every parameter that trains; returns the figures that `save` was given.
+    """Put the queues back, and the moments of every parameter that trains; returns the figures that `save` was given.
 
     Raises `CheckpointError` where something is missing, left over, or of another shape.
     """
     path = folder / TRAINER
     tensors = _read(path)
-    queue, figures = _take(tensors, "queue."), _take(tensors, "figure.")
-    try:
-        objective.queue.load_state_dict(queue)
-    except RuntimeError as error:
-        raise CheckpointError(f"expected the queue of this run, found {error}: {path}") from error
+    figures = _take(tensors, "figure.")
+    for name, queue in _queues(objective).items():
+        try:
+            queue.load_state_dict(_take(tensors, f"{name}."))
+        except RuntimeError as error:
+            raise CheckpointError(f"expected the {name} of this run, found {error}: {path}") from error
     for name, parameter in objective.named_parameters():
         for moment in _MOMENTS if parameter.requires_grad else ():
             tensor = tensors.pop(f"{moment}.{name}", None)
@@ -217,13 +218,23 @@ def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder:
     return figures
 
 
+def _queues(objective: Objective) -> Mapping[str, nn.Module]:
+    """What the objective remembers of past steps, by the prefix of its tensors' names."""
+    tokens = objective.token_queue
+    return {"queue": objective.queue} | ({} if tokens is None else {"token_queue": tokens})
+
+
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose names start with `prefix`, which they and `tensors` lose."""
     return {name[len(prefix) :]: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"queue.{name}": value for name, value in objective.queue.state_dict().items()}
+    tensors = {
+        f"{prefix}.{name}": value
+        for prefix, queue in _queues(objective).items()
+        for name, value in queue.state_dict().items()
+    }
     for name, parameter in objective.named_parameters():
         if parameter in optimizer.state:
             tensors |= {f"{moment}.{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}

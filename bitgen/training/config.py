@@ -143,6 +143,10 @@ class LossConfig:
     """Weight of region-phrase contrast."""
     memory_kl: float = 0.1
     """Weight of the memory's divergence from its prior, per slot and width."""
+    itm_negatives: Literal["batch", "queue"] = "batch"
+    """Where matching draws its hard negatives: the batch of all ranks, or that and the token states of the last `queue`
+    pairs, which take queue x (patches + longest text's bucket) x width x 2 bytes (512 MiB at the defaults) on every device
+    and in every checkpoint."""
     queue: int = 4096
     """Past features that serve as negatives; 0: none."""
     label_smoothing: float = 0.1
@@ -204,6 +208,8 @@ class TrainConfig:
         _hold(
             any(getattr(loss, name) for name in names), "loss", f"above 0 for one of {', '.join(names)}", "only zeros"
         )
+        past = loss.queue > 0 or loss.itm_negatives == "batch"
+        _hold(past, "loss.queue", "above 0 with loss.itm_negatives queue", loss.queue)
         weights = data.mixture.values()
         draws = all(0 <= weight < math.inf for weight in weights) and (not data.mixture or any(weights))
         _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)

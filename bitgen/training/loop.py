@@ -56,7 +56,7 @@ def train(
         state: step 0, or that of a checkpoint.
         batches: this rank's micro-batches from `state.position` on; never-ending.
         run: the run's folder.
-        resume_from: the checkpoint whose optimizer moments and queue to go on with.
+        resume_from: the checkpoint whose optimizer moments and queues to go on with.
         validate: called every `run.validate_every` epochs, on rank 0.
         should_stop: asked after every step; when true the run saves and ends.
 
@@ -147,7 +147,7 @@ def _step(
             total[name] = total.get(name, 0) + value.detach() / accumulation
         for reason, count in batch.dropped.items():
             name = f"dropped_{reason}"
-            total[name] = total.get(name, 0) + torch.tensor(float(count), device=device)
+            total[name] = total.get(name, 0) + torch.full((), float(count), device=device)  # no copy to wait for
     norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], config.optim.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -181,7 +181,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _wrap(objective: Objective) -> nn.Module:
     if not is_distributed():
         return objective
-    # The queue is a buffer that every rank fills alike; broadcasting it would only hide a rank that does not.
+    # A queue is a buffer that every rank fills alike; broadcasting it would only hide a rank that does not.
     return DistributedDataParallel(objective, broadcast_buffers=False)
 
 

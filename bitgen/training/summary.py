@@ -56,7 +56,7 @@ def build_shape(config: TrainConfig) -> Objective:
     if vision.weights == "stock":
         tower = build_tower(vision, empty=True)
     with torch.device("meta"):
-        return Objective(BitGen(config.model, tower), config.loss)
+        return Objective(BitGen(config.model, tower), config.loss, config.data)
 
 
 def count_parameters(objective: Objective) -> list[Part]:
@@ -102,13 +102,14 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     own = config.model.fusion_layers * (images + pairs) * patches
     own += config.model.text_layers * (texts + pairs) * TYPICAL_TEXT_TOKENS
     own += config.model.decoder_layers * images * (TYPICAL_TEXT_TOKENS + patches)
+    states = objective.token_queue.buffers() if objective.token_queue is not None else ()
     return {
         "weights": weights,
         "gradients and moments": trained,
         "vision activations": tower,
         "other activations": own * config.model.width * max(per_unit, 68 * config.model.ternary),
         "caption logits": 2 * CHUNK_BYTES,
-        "queue": config.loss.queue * config.model.width * 8,
+        "queue": config.loss.queue * config.model.width * 8 + sum(buffer.nbytes for buffer in states),
     }
 
 

@@ -173,6 +173,7 @@ FLAGS = """
 --loss.grounding
 --loss.region
 --loss.memory-kl
+--loss.itm-negatives
 --loss.queue
 --loss.label-smoothing
 --loss.episode

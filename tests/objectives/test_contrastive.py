@@ -34,15 +34,27 @@ def _slow_one_way(
 
 @pytest.mark.parametrize("ids", [[1, 2, 3, 4], [1, 2, 1, 4], [7, 7, 7, 7], [8, 9, 3, 9]])
 @pytest.mark.parametrize("past_ids", [[], [7, 8, 9], [1, 1, 2]])
-def test_itc_is_the_mean_of_both_directions(ids: list[int], past_ids: list[int]) -> None:
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 0.5])
+def test_itc_is_the_mean_of_both_directions(ids: list[int], past_ids: list[int], temperature: float) -> None:
     image, text = fakes.unit(4), fakes.unit(4, seed=1)
     past_image, past_text = fakes.unit(len(past_ids), seed=2), fakes.unit(len(past_ids), seed=3)
     queue = FeatureQueue(6, fakes.WIDTH)
     queue.enqueue(past_image, past_text, torch.tensor(past_ids, dtype=torch.int64))
-    found = image_text_contrast(image, text, torch.tensor(ids), queue, SCALE)
-    to_text = _slow_one_way(image, text, past_text, ids, past_ids, float(SCALE))
-    to_image = _slow_one_way(text, image, past_image, ids, past_ids, float(SCALE))
-    assert found.item() == pytest.approx((to_text + to_image) / 2, abs=1e-5)
+    found = image_text_contrast(image, text, torch.tensor(ids), queue, torch.tensor(1 / temperature))
+    to_text = _slow_one_way(image, text, past_text, ids, past_ids, 1 / temperature)
+    to_image = _slow_one_way(text, image, past_image, ids, past_ids, 1 / temperature)
+    assert found.item() == pytest.approx((to_text + to_image) / 2, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "floor"), [(0.07, 0.006), (0.1, 0.25), (0.2, 3.46), (0.5, 6.35)])
+def test_aligned_features_reach_the_floor_that_a_full_queue_sets(temperature: float, floor: float) -> None:
+    features, queue = fakes.unit(64, 128), FeatureQueue(4096, 128)
+    queue.enqueue(fakes.unit(4096, 128, seed=1), fakes.unit(4096, 128, seed=2), 1000 + torch.arange(4096))
+    found = image_text_contrast(features, features, torch.arange(64), queue, torch.tensor(1 / temperature))
+    # ln(1 + 4159 E[exp(s / t)] exp(-1 / t)), the s of random unit vectors being normal with variance 1 / 128.
+    predicted = math.log1p(4159 * math.exp(1 / (256 * temperature**2) - 1 / temperature))
+    assert found.item() == pytest.approx(predicted, rel=0.05)
+    assert found.item() == pytest.approx(floor, rel=0.1)
 
 
 def test_aligned_features_reach_a_loss_near_0() -> None:

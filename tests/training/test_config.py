@@ -108,6 +108,7 @@ def test_what_is_no_configuration_is_refused(text: str, message: str) -> None:
         ("loss", {"region": float("nan")}),
         ("loss", {"memory_kl": -0.1}),
         ("loss", {"queue": -1}),
+        ("loss", {"queue": 0, "itm_negatives": "queue"}),
         ("loss", {"label_smoothing": 1.0}),
         ("loss", {"episode": 0}),
         ("loss", {"episode_share": 1.1}),

@@ -1,4 +1,4 @@
-"""Two ranks compute what one process computes on the joined batch."""
+"""Two and four ranks compute what one process computes on the joined batch."""
 
 import json
 from pathlib import Path
@@ -15,23 +15,37 @@ Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What rank 0, rank 1 and one process alone found, and the folder of the runs."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two and four ranks wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.work, (str(folder),), nprocs=2)
-    alone = ranks.everything(folder / "one")
-    return *(load_file(folder / f"rank{r}.safetensors") for r in range(2)), alone, folder
+    torch.multiprocessing.spawn(ranks.work, (str(folder),), nprocs=4)  # pyright: ignore[reportPrivateImportUsage]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    """What rank 0 and rank 1 of two and one process alone found, and the folder of the runs."""
+    first, second = (load_file(folder / f"rank{r}of2.safetensors") for r in range(2))
+    return first, second, ranks.everything(folder / "one"), folder
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path) -> list[dict[str, Tensor]]:
+    """What each of four ranks found."""
+    return [load_file(folder / f"rank{r}of4.safetensors") for r in range(4)]
 
 
 def _under(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
 
 
-@pytest.mark.parametrize("losses", ["itc", "itm", "all"])
-def test_gradients_are_those_of_one_process_on_the_joined_batch(results: Results, losses: str) -> None:
-    found, _, expected, _ = (_under(r, f"{losses}.gradient.") if isinstance(r, dict) else r for r in results)
-    assert isinstance(found, dict)
-    assert isinstance(expected, dict)
+@pytest.mark.parametrize("losses", ranks.LOSSES)
+@pytest.mark.parametrize("world", [2, 4])
+def test_gradients_are_those_of_one_process_on_the_joined_batch(
+    results: Results, four: list[dict[str, Tensor]], world: int, losses: str
+) -> None:
+    found = _under({2: results[0], 4: four[0]}[world], f"{losses}.gradient.")
+    expected = _under(results[2], f"{losses}.gradient.")
     largest = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -46,12 +60,22 @@ def test_there_are_gradients_to_compare(results: Results) -> None:
     ] == []
 
 
-def test_queues_are_equal_on_both_ranks_and_to_one_process(results: Results) -> None:
-    first, second, alone = (_under(r, "all.queue.") for r in results[:3])
-    assert first["count"].item() == 3 * 8
-    assert [name for name in alone if not first[name].equal(second[name])] == []
-    assert first["image_ids"].equal(alone["image_ids"])
-    torch.testing.assert_close(first["texts"], alone["texts"], rtol=0, atol=1e-5)
+@pytest.mark.parametrize("world", [2, 4])
+def test_queues_are_equal_bit_for_bit_on_all_ranks(results: Results, four: list[dict[str, Tensor]], world: int) -> None:
+    first, *others = [_under(r, "all_queue.") for r in {2: results[:2], 4: four}[world]]
+    names = [name for name in first if "queue." in name]
+    assert len(names) == 4 + 4 + 3
+    assert [
+        (r, name) for r, other in enumerate(others, 1) for name in names if not other[name].equal(first[name])
+    ] == []
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_queues_are_those_of_one_process(results: Results, four: list[dict[str, Tensor]], world: int) -> None:
+    found, alone = (_under(r, "all_queue.") for r in ({2: results[0], 4: four[0]}[world], results[2]))
+    assert found["queue.count"].item() == 3 * 8
+    for name in (name for name in alone if "queue." in name):
+        torch.testing.assert_close(found[name], alone[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", range(ranks.STEPS))
@@ -60,7 +84,7 @@ def test_draws_do_not_depend_on_the_number_of_ranks(results: Results, step: int)
     assert torch.cat([first, second]).equal(alone)
 
 
-@pytest.mark.parametrize("phase", ["coarse", "fine"])
+@pytest.mark.parametrize("phase", ranks.phases())
 def test_a_run_ends_with_the_same_weights_on_both_ranks(results: Results, phase: str) -> None:
     first, second = (_under(r, f"{phase}.") for r in results[:2])
     assert len(first) > 50
@@ -72,7 +96,7 @@ def _losses(folder: Path) -> list[dict[str, float]]:
     return [{n: v for n, v in line.items() if n not in ("images_per_s", "data_wait", "event")} for line in lines]
 
 
-@pytest.mark.parametrize("phase", ["coarse", "fine"])
+@pytest.mark.parametrize("phase", ranks.phases())
 def test_a_runs_figures_are_those_of_one_process(results: Results, phase: str) -> None:
     two, one = _losses(results[3] / "two" / phase), _losses(results[3] / "one" / phase)
     assert [line.keys() for line in two] == [line.keys() for line in one]

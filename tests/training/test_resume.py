@@ -67,6 +67,18 @@ def test_the_fine_phase_goes_on_bit_for_bit_too(tmp_path: Path) -> None:
     assert [name for name, tensor in tensors(tmp_path / "run").items() if not tensor.equal(expected[name])] == []
 
 
+def test_a_run_with_a_queue_of_token_states_goes_on_bit_for_bit_too(tmp_path: Path) -> None:
+    config = fakes.config(loss={"itm_negatives": "queue", "queue": 6}, data={"max_tokens": 16})
+    start(tmp_path / "whole", config)
+    start(tmp_path / "run", config, should_stop=after(3))
+    resume(tmp_path / "run", config)
+    expected = tensors(tmp_path / "whole")
+    assert len([name for name in expected if name.startswith("token_queue.")]) == 7
+    assert tensors(tmp_path / "run").keys() == expected.keys()
+    assert [name for name, tensor in tensors(tmp_path / "run").items() if not tensor.equal(expected[name])] == []
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
 def test_the_thaw_is_written_down_once(whole: Path) -> None:
     objective = fakes.objective(_config())
     set_trainable(objective, lora=True)

@@ -129,6 +129,14 @@ def test_the_towers_activations_are_those_of_the_layers_that_the_backward_pass_r
     assert estimate["vision activations"] == images * tokens * width * layers * 68
 
 
+def test_a_queue_of_token_states_is_counted_to_the_byte() -> None:
+    config = fakes.config(loss={"itm_negatives": "queue"}, data={"max_tokens": 40})
+    without = summary.estimate_memory(fakes.config(), fakes.objective(fakes.config()), ranks=1)["queue"]
+    found = summary.estimate_memory(config, fakes.objective(config), ranks=1)["queue"] - without
+    d, patches, tokens = fakes.WIDTH, fakes.PATCHES, 64
+    assert found == 8 * (2 * d * (patches + tokens) + tokens + 2 * 4 * d + 8) + 8
+
+
 def test_more_ranks_need_less_for_activations() -> None:
     config = fakes.config()
     objective = fakes.objective(config)
