@@ -190,9 +190,9 @@ def test_greedy_takes_the_likeliest_token_at_every_step(ternary: bool) -> None:
 @pytest.mark.parametrize("beams", [2, 4])
 def test_beams_are_those_of_a_search_over_whole_prefixes(beams: int) -> None:
     decoder, embedding = _decoder(), _words(12)
-    context = fakes.noise(3, 5, fakes.WIDTH, seed=3)
+    context = fakes.noise(12, 5, fakes.WIDTH, seed=3)
     expected = [_slow_beams(decoder, embedding, row, 5, beams) for row in context]
-    assert beam_search(decoder.next_token(embedding, context), _first(3), 5, beams, 0.0) == expected
+    assert beam_search(decoder.next_token(embedding, context), _first(12), 5, beams, 0.0) == expected
     assert expected != [_slow_greedy(decoder, embedding, row, 5)[0] for row in context]
 
 

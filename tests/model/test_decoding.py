@@ -75,8 +75,8 @@ def _score(table: Table, sequence: Sequence[int], penalty: float) -> float:
 
 def _all_sequences(most: int) -> list[Prefix]:
     """Those that end within `most` tokens, end-of-text included, and those that are cut there."""
-    ending = [(*words, EOT) for length in range(most) for words in product(WORDS, repeat=length)]
-    return ending + list(product(WORDS, repeat=most))
+    ending: list[Prefix] = [(*words, EOT) for length in range(most) for words in product(WORDS, repeat=length)]
+    return [*ending, *product(WORDS, repeat=most)]
 
 
 def _best_of_all(table: Table, most: int, penalty: float) -> list[int]:
