@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitgen.model.decoder import CaptionDecoder
+from bitgen.model.decoding import decode
 from bitgen.model.fusion import Layer, fuse
 from bitgen.model.grounding import Grounded, GroundingHead
-from bitgen.model.language import CaptionDecoder, TextEncoder, end_state
-from bitgen.model.memory import EpisodicMemory
+from bitgen.model.language import TextEncoder, end_state
+from bitgen.model.memory import EpisodicMemory, Reading
 from bitgen.model.vision import Compressor, VisionTower
+from bitgen.tokens import EOT, MAX_TOKENS
 from bitgen.training.config import ModelConfig, VisionConfig
 
 
@@ -221,9 +224,46 @@ class BitGen(nn.Module):
         patches, states = self.fuse(image.start[text_image], text.start, text.mask)
         return self.grounding(patches, states, phrase_text, phrase_slot, phrase_tokens, slots)
 
-    def caption(self, image: ImageStates, max_tokens: int = 24) -> list[list[int]]:
-        """Greedy captions with an empty memory: ids of each image without end-of-text."""
-        return self.decoder.greedy(self.text.token, image.dual, max_tokens)
+    @torch.no_grad()
+    def caption(
+        self,
+        image: ImageStates,
+        max_tokens: int = 24,
+        beams: int = 1,
+        length_penalty: float = 0.6,
+        reading: Reading | None = None,
+    ) -> list[list[int]]:
+        """Captions of B images: ids of each, without end-of-text, from its patches and what it recalls.
+
+        Args:
+            max_tokens: 1 to 256.
+            beams: sequences an image to search with; 1 takes the likeliest token at every step.
+            length_penalty: α of `decoding.py`, 0 or more; of no effect with 1 beam. arXiv 1609.08144 finds 0.6 to 0.7 best.
+            reading: of the memory, one for each image, as [1, B, d] values or any other episodes of B queries together.
+                None: an empty memory.
+        """
+        if max_tokens > MAX_TOKENS:
+            raise ValueError(f"expected max_tokens of {MAX_TOKENS} at most, came {max_tokens}")
+        context, mask = self.caption_context(image, reading)
+        first = torch.full((context.shape[0], 1), EOT, device=context.device)
+        next_token = self.decoder.next_token(self.text.token, context, mask)
+        return decode(next_token, first, max_tokens, beams, length_penalty)
+
+    def caption_context(self, image: ImageStates, reading: Reading | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the decoder sees of B images: (context [B, C, d], mask [B, C] true where it may be seen).
+
+        Their N dual-mode patch tokens and, last, `reading` (as in `caption`) times its confidence, projected. It is hidden where
+        its confidence is 0: there the memory is empty, and training shows nothing of an empty memory.
+        """
+        if reading is None:
+            return image.dual, None
+        values, confidence = reading.values.flatten(0, 1), reading.confidence.flatten()
+        if len(values) != len(image.dual):
+            raise ValueError(f"expected a reading for each of {len(image.dual)} images, came {len(values)}")
+        token = self.reading_projection((values * confidence[:, None]).to(image.dual.dtype))
+        seen = torch.ones(image.dual.shape[:2], dtype=torch.bool, device=confidence.device)
+        context = torch.cat([image.dual, token[:, None].to(image.dual.dtype)], dim=1)
+        return context, torch.cat([seen, confidence[:, None] > 0], dim=1)
 
     def gates(self) -> dict[str, nn.Parameter]:
         """The scalar in front of every cross-attention, by name."""

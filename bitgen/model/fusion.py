@@ -42,7 +42,18 @@ class Attention(nn.Module):
             causal: state s sees context 0..s only. Not together with `mask`.
         """
         query = self._split(self.query(states))
-        key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
+        return self._mix(query, *self.keys_values(context), mask, causal)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `context` [B, C, d], [B, H, C, d / H] each: what a decoder keeps from step to step."""
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        return self._split(key), self._split(value)
+
+    def attend(self, states: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`forward` of a context whose `keys_values` are known."""
+        return self._mix(self._split(self.query(states)), key, value, mask, False)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         visible = None if mask is None else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=causal)
         return self.output(mixed.transpose(1, 2).flatten(2))
