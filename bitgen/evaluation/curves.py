@@ -26,6 +26,7 @@ LOSSES = {
 OTHERS = {
     "lr": "Learning rate",
     "temperature": "Temperature of the contrast",
+    "memory_utilisation": "Memory, slots in use",
     "grad_norm": "Gradient norm before clipping",
     "images_per_s": "Images a second",
     "data_wait": "Share of the time without a batch",

@@ -172,6 +172,49 @@ class EpisodicMemory(nn.Module):
             confidence = (known / prior.clamp_min(1e-12)).clamp(0, 1 - 1e-6)
             return Reading(values, confidence, (prior - known).clamp_min(0) + self.noise())
 
+    def evidence(self, reading: Reading) -> Tensor:
+        """How many writings of a query's own key, alone, would have left as little doubt about it: [E, Q], 0 or more.
+
+        With the prior variance s of an address, m writings at it leave s σ² / (m s + σ²). Solved for m, with the posterior
+        variance v = (1 - confidence) s = novelty - σ²:  m = σ² confidence / v. Whatever σ² and whatever else was written:
+
+        - an empty memory has exactly 0;
+        - a key that was written has 1 or more, rounding aside: other writings only lower v;
+        - after one writing, a query whose address has the cosine ρ with the written one has the confidence
+          ρ² s / (s + σ²); at s = 1 and σ² = 0.1 the evidence is 1 for ρ = 1, 0.46 for 0.95, 0.28 for 0.9, 0.14 for 0.8;
+        - an unwritten key has some too, since its address lies partly in the span of the others: its confidence is
+          `utilisation` / K on average where addresses point everywhere alike, N / K / (1 + σ²) for N writings, far apart.
+        """
+        with torch.autocast(reading.novelty.device.type, enabled=False):
+            noise = self.noise()
+            return noise * reading.confidence / (reading.novelty - noise).clamp_min(1e-12)
+
+    def is_known(self, reading: Reading, threshold: float = 0.25) -> Tensor:
+        """Whether something was written at the queries: evidence of at least `threshold` writings, above 0; [E, Q] bool.
+
+        The default takes a query whose address has a cosine of 0.89 with a written one (at σ² = 0.1; see `evidence`) and
+        holds for up to K / 2 writings: of random keys that were never written, it takes none in 1,000 after 8 writings in
+        32 slots, 0.6% after 16, 15% after 24 and all after 64, when every address is in use. A NaN is not known.
+        """
+        if not threshold > 0:
+            raise ValueError(f"expected a threshold above 0, came {threshold}")
+        return self.evidence(reading) >= threshold
+
+    def utilisation(self, state: MemoryState) -> Tensor:
+        """Slots in use, [E], from exactly 0 (empty) to K: tr(S (S + Λ0)⁻¹) = K - tr(Λ0 Λ⁻¹).
+
+        The ridge's effective degrees of freedom: N writings far apart with little noise count N, copies of one count 1.
+        Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, equation 3.50; MacKay, 1992, calls
+        it the number of well-determined parameters.
+        """
+        with torch.autocast(state.precision.device.type, enabled=False):
+            return (self.slots - self._doubt(self._posterior(state))).clamp_min(0)
+
+    def _doubt(self, posterior: _Posterior) -> Tensor:
+        """tr(Λ0 Λ⁻¹), [E]: K for an empty memory, towards 0 as it fills."""
+        identity = torch.eye(self.slots, device=posterior.factor.device)
+        return torch.linalg.solve_triangular(posterior.factor, identity, upper=False).square().sum((-2, -1))
+
     def kl(self, state: MemoryState) -> Tensor:
         """KL(belief after writing ‖ prior), a scalar of at least 0: over slots times width, mean over episodes.
 
@@ -179,8 +222,7 @@ class EpisodicMemory(nn.Module):
         """
         with torch.autocast(state.precision.device.type, enabled=False):
             posterior = self._posterior(state)
-            identity = torch.eye(self.slots, device=posterior.factor.device)
-            trace = torch.linalg.solve_triangular(posterior.factor, identity, upper=False).square().sum((-2, -1))
+            trace = self._doubt(posterior)
             log_det = 2 * posterior.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             whitened = posterior.shift * torch.exp(0.5 * self.prior_log_precision.float())[:, None]
             moved = whitened.square().sum((-2, -1))

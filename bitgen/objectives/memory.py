@@ -28,6 +28,8 @@ class Recall:
     """[B] the row of the text to decode."""
     kl: Tensor
     """Divergence of the written memories from the prior, per slot and width; a scalar."""
+    utilisation: Tensor
+    """Slots in use, 0..K, mean over episodes; a scalar without gradient."""
 
 
 def random_halves(uniform: Tensor) -> Tensor:
@@ -72,12 +74,15 @@ def recall_episodes(
     recalled = by_episode.join(reading.values * reading.confidence[..., None])
     token = model.reading_projection(recalled.to(image.dual.dtype))
 
+    with torch.no_grad():  # a figure, no loss
+        utilisation = model.memory.utilisation(state).mean()
     seen = torch.where(takes_part[:, None], ~halves, torch.ones_like(halves))
     return Recall(
         context=torch.cat([image.dual, token[:, None].to(image.dual.dtype)], dim=1),
         context_mask=torch.cat([seen, takes_part[:, None]], dim=1),
         target=torch.where(takes_part, second_text, first_text),
         kl=model.memory.kl(state),
+        utilisation=utilisation,
     )
 
 

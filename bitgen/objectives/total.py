@@ -91,7 +91,7 @@ class Objective(nn.Module):
                 image.embedding, text.embedding[batch.first_text], batch.image_ids, self.queue, scale
             )
         if config.text:
-            parts["text"], parts["memory_kl"] = self._captioning(image, text, batch, draws)
+            parts |= self._captioning(image, text, batch, draws)
         if config.grounding or config.region:  # also without a phrase: ranks must agree on what they compute
             parts |= self._grounding(image, text, batch)
         weights = {"itc": config.itc, "itm": config.itm, "text": config.text, "memory_kl": config.memory_kl}
@@ -99,7 +99,7 @@ class Objective(nn.Module):
         total = sum((weights[name] * value for name, value in parts.items() if name in weights), torch.zeros(()))
         return {"loss": total, "temperature": 1 / scale.detach(), **parts}
 
-    def _captioning(self, image: ImageStates, text: TextStates, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _captioning(self, image: ImageStates, text: TextStates, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         recall = recall_episodes(
             self.model,
             image,
@@ -116,7 +116,8 @@ class Objective(nn.Module):
         states = self.model.decoder(ids, embedding, recall.context, recall.context_mask)
         total = next_token_loss(states, embedding.weight, ids, mask, self.config.label_smoothing)
         count = predicted(mask).float()
-        return weighted_mean(total / count, count), recall.kl
+        loss = weighted_mean(total / count, count)
+        return {"text": loss, "memory_kl": recall.kl, "memory_utilisation": recall.utilisation}
 
     def _grounding(self, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
         phrases = batch.phrase_text.shape[0]

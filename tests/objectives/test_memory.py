@@ -1,5 +1,7 @@
 """Episodes: what is written, what is read, and what the decoder sees of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.objectives.memory import Recall, random_halves, recall_episodes
+from bitgen.objectives.total import draw
+from bitgen.training.config import LossConfig
 from tests import fakes
 
 N = fakes.PATCHES
@@ -91,6 +95,17 @@ def test_each_episode_has_a_memory_of_its_own(size: int, written: list[int], ask
     torch.testing.assert_close(recall.context[asked, N], _slow_reading(batch, written, asked), rtol=0, atol=1e-5)
 
 
+def test_another_image_changes_no_reading_outside_its_episode() -> None:
+    """T11."""
+    batch = fakes.fake_batch(6)
+    images = batch.images.clone()
+    images[1] = 255 - images[1]
+    before = _recall(batch, [True] * 6, size=3).context[:, N]
+    after = _recall(replace(batch, images=images), [True] * 6, size=3).context[:, N]
+    assert before[3:].equal(after[3:])
+    assert (before[:3] - after[:3]).abs().amax(dim=1).min() > 1e-5
+
+
 def test_a_photograph_is_written_once_in_an_episode() -> None:
     batch = fakes.fake_batch(6, image_ids=[5, 9, 5, 8, 9, 5])
     recall = _recall(batch, [True, False, True, True, True, True])
@@ -110,6 +125,47 @@ def test_no_text_that_is_decoded_was_written() -> None:
     ids[1::2, 1:5] = 7  # every second text becomes another
     after = _recall(Batch(**{**batch.__dict__, "token_ids": ids}), [True] * 6)
     assert before.context.equal(after.context)
+
+
+def test_the_divergence_is_over_slots_and_width() -> None:
+    """The matrix normal's in float64, of one episode that all six images wrote."""
+    batch = fakes.fake_batch(6)
+    model, image, text = _states(batch)
+    memory, keys = model.memory, model.image_pool(image.dual, HALVES)
+    x, z = memory.address(keys).detach().double(), text.code[batch.first_text].detach().double()
+    noise, prior = memory.noise().item(), memory.prior_mean.detach().double()
+    precision = torch.eye(4).double() + x.T @ x / noise
+    shift = torch.linalg.solve(precision, x.T @ (z - x @ prior) / noise)
+    nats = fakes.WIDTH * (precision.inverse().trace() - 4 + precision.logdet()) + shift.square().sum()
+    assert _recall(batch, [True] * 6).kl.item() == pytest.approx((nats / 2 / 4 / fakes.WIDTH).item(), rel=1e-4)
+
+
+def test_utilisation_is_the_mean_over_episodes() -> None:
+    batch = fakes.fake_batch(6)
+    model, image, _ = _states(batch)
+    x = model.memory.address(model.image_pool(image.dual, HALVES)).detach().double().unflatten(0, (2, 3))
+    ridge = model.memory.noise().item() * torch.eye(4).double()
+    expected = [(part @ torch.linalg.inv(part.T @ part + ridge) @ part.T).trace().item() for part in x]
+    found = _recall(batch, [True] * 6, size=3).utilisation
+    assert found.item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_a_memory_that_nothing_was_written_to_uses_no_slot() -> None:
+    assert _recall(fakes.fake_batch(6), [False] * 6).utilisation.item() == 0
+
+
+def test_a_recall_is_the_same_twice_and_in_evaluation() -> None:
+    """No noise is added: neither to what is written nor to what is read."""
+    batch = fakes.fake_batch(6)
+    model, image, text = _states(batch)
+    drawn = batch.first_text, batch.second_text, batch.image_ids, torch.ones(6).bool(), HALVES, 6
+    trained = recall_episodes(model.train(), image, text, *drawn).context
+    assert recall_episodes(model.eval(), image, text, *drawn).context.equal(trained)
+
+
+def test_between_30_and_50_percent_of_images_with_two_texts_decode_with_an_empty_memory() -> None:
+    drawn = draw(0, 0, 4096, N, torch.device("cpu")).episode < LossConfig().episode_share
+    assert 0.3 <= 1 - drawn.float().mean().item() <= 0.5
 
 
 def test_a_memory_that_nothing_was_written_to_has_not_moved() -> None:

@@ -1,5 +1,7 @@
 """Every loss together: what is computed, how it is weighted, and what the caption decoder may know."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ def _logits(objective: Objective, batch: Batch) -> Tensor:
     [
         ({"itc": 1.0}, {"itc"}),
         ({"itm": 1.0}, {"itm"}),
-        ({"text": 1.0}, {"text", "memory_kl"}),
+        ({"text": 1.0}, {"text", "memory_kl", "memory_utilisation"}),
         ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "grounding"}),
         ({"region": 1.0}, {"region"}),
     ],
@@ -121,6 +123,20 @@ def test_caption_loss_is_the_mean_over_tokens() -> None:
     ]
     found = objective(batch, _draws())["text"]
     assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["itc", "itm", "grounding", "region"])
+@torch.no_grad()
+def test_the_memory_is_empty_for(name: str) -> None:
+    """Neither other addresses and another prior, nor other episodes and halves, change what this loss is."""
+    objective = Objective(fakes.model(), fakes.losses(itc=1.0, itm=1.0, text=1.0, grounding=1.0, region=1.0, queue=0))
+    batch, draws = fakes.fake_batch(), _draws()
+    before = objective(batch, draws)
+    for parameter in objective.model.memory.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    after = objective(batch, replace(draws, episode=draws.episode * 0.1, patches=draws.patches.flip(1)))
+    assert after[name].equal(before[name])
+    assert not after["text"].equal(before["text"])
 
 
 def test_draws_follow_from_seed_and_micro_step() -> None:

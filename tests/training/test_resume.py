@@ -118,7 +118,7 @@ def test_the_tower_itself_never_moves(whole: Path) -> None:
 
 
 def test_figures_name_every_loss_the_rate_and_the_gates(whole: Path) -> None:
-    losses = {"loss", "itc", "itm", "text", "memory_kl", "temperature", "grad_norm"}
+    losses = {"loss", "itc", "itm", "text", "memory_kl", "memory_utilisation", "temperature", "grad_norm"}
     assert lines(whole)[0].keys() == losses | {"step", "epoch", "lr", "gate_image_0", "gate_text_0"}
 
 
