@@ -1,14 +1,18 @@
 """Names remembered for images, and what of them comes back for another image.
 
-What it computes. One episode of `bitgen.model.memory` (Larimar's, arXiv 2403.11901): remembering writes the value z of a name, the
-code of it as a text, at the key of an image, as training writes captions. Asked for an image, the memory gives there the mean r
-[C] and the variance ν of a value about to be seen, and its confidence c in [0, 1), which is 0 where nothing was written. With
-all names equally likely beforehand, a name's confidence is
+What it computes. One episode of `bitgen.model.memory` (Larimar's, arXiv 2403.11901), whose terms are used here. Remembering
+writes the value z of a name, the code of it as a text, at the address w of an image, as training writes captions. What is
+read at the address v of another image is then a sum of all that was written, each with its weight:
 
-    c · softmax over names of log N(z; r, ν 1) = c · softmax over names of -‖z - r‖² / 2ν
+    v R0 + Σ α (z - w R0)        α = v Λ⁻¹ wᵀ / σ²
+
+A name's confidence is the sum of the weights of its images, cut to 0..1: 0 where nothing of it is read. Values do not enter
+it, so names may be as alike as they like; to look for the name whose value is nearest to what is read found 3 of 16 of the
+demo's photographs, where the weights find 16.
 
 Forgetting subtracts what remembering added, and leaves nothing but fp32's rounding (some parts in 10⁷ of what is remembered
-beside it); the memory of the last name forgotten is empty to the bit. Axes: N images of a name, Q asked for, C width.
+beside it); the memory of the last name forgotten is empty to the bit. Axes: N images of a name, M of all, Q asked for, K slots,
+C width.
 """
 
 from dataclasses import dataclass
@@ -25,8 +29,7 @@ class Recollection:
     """What the memory holds for an image."""
 
     names: dict[str, float]
-    """Every remembered name and its confidence, 0..1, the surest first; empty where nothing is remembered. The sum is
-    `familiarity`."""
+    """Every remembered name and its confidence, 0..1, the surest first; empty where nothing is remembered."""
     familiarity: float
     """How much the memory knows about images that look like this one, 0..1, whatever their names; exactly 0 where it is empty."""
 
@@ -85,15 +88,18 @@ class Recollections:
         """What is held at each of `keys` [Q, C]."""
         if not self._written:
             return [Recollection({}, 0.0) for _ in keys]
-        reading = self._memory.read(self._state, keys.float()[None])
-        values = torch.stack([written.value for written in self._written.values()])
-        # Without products: ‖z‖² - 2 z r + ‖r‖² loses the digits of small distances.
-        distance = torch.cdist(reading.values[0], values, compute_mode="donot_use_mm_for_euclid_dist")
-        shares = (-distance.square() / (2 * reading.novelty[0, :, None])).softmax(dim=-1)
-        return [
-            _recollection(self.names, row, familiarity)
-            for row, familiarity in zip(shares.tolist(), reading.confidence[0].tolist(), strict=True)
-        ]
+        familiarity = self._memory.read(self._state, keys.float()[None]).confidence[0].tolist()
+        weights = self._weights(keys)
+        counts = [len(written.keys) for written in self._written.values()]
+        by_name = torch.stack([part.sum(dim=1) for part in weights.split(counts, dim=1)], dim=1).clamp(0, 1)
+        return [_recollection(self.names, *row) for row in zip(by_name.tolist(), familiarity, strict=True)]
+
+    def _weights(self, keys: Tensor) -> Tensor:
+        """α, [Q, M], float64: how much of each written image there is in what is read at `keys` [Q, C]."""
+        asked = self._memory.address(keys).double()
+        written = self._memory.address(torch.cat([each.keys for each in self._written.values()])).double()
+        precision = self._state.precision[0].double() + self._memory.prior_log_precision.double().exp().diag()
+        return asked @ torch.linalg.solve(precision, written.T) / self._memory.noise().double()
 
 
 def _rows(written: _Written) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +108,6 @@ def _rows(written: _Written) -> tuple[Tensor, Tensor, Tensor]:
     return keys, written.value.expand_as(keys), torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
 
 
-def _recollection(names: tuple[str, ...], shares: list[float], familiarity: float) -> Recollection:
-    ranked = sorted(zip(names, shares, strict=True), key=lambda pair: -pair[1])
-    return Recollection({name: familiarity * share for name, share in ranked}, familiarity)
+def _recollection(names: tuple[str, ...], confidences: list[float], familiarity: float) -> Recollection:
+    ranked = sorted(zip(names, confidences, strict=True), key=lambda pair: -pair[1])
+    return Recollection(dict(ranked), familiarity)

@@ -37,31 +37,37 @@ def _filled(memory: EpisodicMemory, names: tuple[str, ...] = NAMES) -> Recollect
     return found
 
 
-def _expected(memory: EpisodicMemory, keys: Tensor) -> list[tuple[dict[str, float], float]]:
-    """Names and familiarity by kernel regression: k(v, w) = v Λ0⁻¹ wᵀ, over what `_filled` wrote."""
-    spread = np.exp(-memory.prior_log_precision.double().numpy())
-    mean, noise = memory.prior_mean.double().numpy(), memory.noise().double().item()
+def _weights(memory: EpisodicMemory, keys: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of the six images in what is read, [Q, 6], and familiarity [Q], by kernel regression: k(v, w) = v Λ0⁻¹ wᵀ."""
+    spread, noise = np.exp(-memory.prior_log_precision.double().numpy()), memory.noise().double().item()
     places = np.concatenate([memory.address(_noise(2, WIDTH, seed=i)).double().numpy() for i in range(3)])
-    values = np.stack([_noise(WIDTH, seed=10 + i).double().numpy() for i in range(3)])
-    targets = np.repeat(values, 2, axis=0) - places @ mean
-    precision = np.linalg.inv((places * spread) @ places.T + noise * np.eye(6))
-    found = []
-    for w in memory.address(keys).double().numpy():
-        reach, prior = (w * spread) @ places.T, (w * spread) @ w
-        explained = reach @ precision @ reach
-        r, variance = w @ mean + reach @ precision @ targets, prior - explained + noise
-        likelihood = np.exp([-((z - r) ** 2).sum() / (2 * variance) for z in values])
-        shares = likelihood / likelihood.sum() * explained / prior
-        found.append((dict(zip(NAMES, shares, strict=True)), explained / prior))
-    return found
+    asked = memory.address(keys).double().numpy()
+    reach = (asked * spread) @ places.T
+    weights = reach @ np.linalg.inv((places * spread) @ places.T + noise * np.eye(6))
+    return weights, (weights * reach).sum(1) / (asked**2 * spread).sum(1)
 
 
-def test_confidences_are_those_of_the_gaussian_belief() -> None:
+def test_confidences_are_the_weights_of_a_kernel_regression() -> None:
     memory = _memory()
     keys = torch.cat([_noise(2, WIDTH, seed=1), _noise(4, WIDTH, seed=50)])
-    for found, (names, familiarity) in zip(_filled(memory).recall(keys), _expected(memory, keys), strict=True):
-        assert found.names == pytest.approx(names, abs=1e-4)
-        assert found.familiarity == pytest.approx(familiarity, abs=1e-5)
+    weights, familiarity = _weights(memory, keys)
+    expected = weights.reshape(-1, 3, 2).sum(2).clip(0, 1)
+    for q, found in enumerate(_filled(memory).recall(keys)):
+        assert found.names == pytest.approx(dict(zip(NAMES, expected[q], strict=True)), abs=1e-5)
+        assert found.familiarity == pytest.approx(familiarity[q], abs=1e-5)
+
+
+def test_the_weights_are_those_of_the_values_in_what_the_memory_reads() -> None:
+    memory, keys = _memory(), _noise(4, WIDTH, seed=50)
+    state, mean = memory.empty(1), memory.prior_mean.double().numpy()
+    expected = memory.address(keys).double().numpy() @ mean
+    weights, _ = _weights(memory, keys)
+    for i in range(3):
+        written, value = _noise(2, WIDTH, seed=i), _noise(WIDTH, seed=10 + i)
+        state = memory.write(state, written[None], value.expand(1, 2, WIDTH), torch.ones(1, 2, dtype=torch.bool))
+        surprise = value.double().numpy() - memory.address(written).double().numpy() @ mean
+        expected = expected + weights[:, 2 * i : 2 * i + 2] @ surprise
+    np.testing.assert_allclose(memory.read(state, keys[None]).values[0].numpy(), expected, rtol=0, atol=1e-4)
 
 
 def test_the_surest_name_comes_first() -> None:
@@ -70,9 +76,19 @@ def test_the_surest_name_comes_first() -> None:
         assert found.confidence == found.names[found.name or ""]
 
 
-def test_the_confidences_of_all_names_sum_to_the_familiarity() -> None:
-    for found in _filled(_memory()).recall(_noise(5, WIDTH, seed=50)):
-        assert sum(found.names.values()) == pytest.approx(found.familiarity, abs=1e-6)
+def test_of_one_image_alone_the_name_is_as_sure_as_its_place_is_familiar() -> None:
+    recollections, key = Recollections(_memory()), _noise(1, WIDTH, seed=0)
+    recollections.remember(key, _noise(WIDTH, seed=10), "Rex")
+    found = recollections.recall(key)[0]
+    assert found.confidence == pytest.approx(found.familiarity, abs=1e-6)
+
+
+def test_names_with_one_value_are_told_apart_by_their_images() -> None:
+    recollections = Recollections(_memory())
+    for i, name in enumerate(NAMES):
+        recollections.remember(_noise(1, WIDTH, seed=i), _noise(WIDTH, seed=10), name)
+    found = recollections.recall(torch.cat([_noise(1, WIDTH, seed=i) for i in range(3)]))
+    assert tuple(each.name for each in found) == NAMES
 
 
 def test_a_remembered_image_is_named_and_a_strange_one_is_less_familiar() -> None:
