@@ -17,18 +17,17 @@ tensor with an axis for it. Wrong input raises `InputError`. Axes: B images, T t
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isqrt
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
+from bitgen.answers import Grounding, answer, plain
 from bitgen.model.bitgen import BitGen as Network
 from bitgen.model.bitgen import ImageStates, TextStates
 from bitgen.pixels import MAX_PIXELS, DecodeError
-from bitgen.questions import ROWS, Phrase, Question, ask_all, checked_text, is_several, listed, paired, text_rows
+from bitgen.questions import ROWS, Phrase, ask_all, checked_text, is_several, listed, paired, text_rows
 from bitgen.recollections import Recollection, Recollections
 from bitgen.tokens import MAX_TOKENS, Encoded, shared_tokenizer
 from bitgen.training.checkpoint import load_model
@@ -37,20 +36,6 @@ from bitgen.views import InputError, Picture, View, view
 Several: TypeAlias = list[Any] | tuple[Any, ...]
 IMAGES = 32
 """Of one pass through the vision tower, at most."""
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """Where a phrase is in an image."""
-
-    phrase: str
-    box: tuple[float, float, float, float]
-    """x0, y0, x1, y1 in pixels of the image as it was given, from its top left corner; within it."""
-    score: float
-    """The highest value of `heat`: how probable it is to the model that its best patch shows the phrase. Not calibrated, and
-    not of the box, which has no probability of its own."""
-    heat: Tensor
-    """[g, g], rows from the top, columns from the left, 0..1: does this part of the image show the phrase?"""
 
 
 class BitGen:
@@ -95,7 +80,7 @@ class BitGen:
         """A unit vector [d]; of a list [B, d]."""
         with self._computing():
             found = torch.cat([states.embedding for _, states in self._see(listed(image, "image"))])
-        return _plain(found if is_several(image) else found[0])
+        return plain(found if is_several(image) else found[0])
 
     def encode_text(self, text: str | Sequence[str]) -> Tensor:
         """A unit vector [d]; of a list [T, d]."""
@@ -104,7 +89,7 @@ class BitGen:
         with self._computing():
             for numbers, states in self._read(encoded):
                 found[numbers] = states.embedding.cpu()
-        return _plain(found if is_several(text) else found[0])
+        return plain(found if is_several(text) else found[0])
 
     def similarity(self, image: Picture | Sequence[Picture], text: str | Sequence[str]) -> Tensor:
         """The cosine of image and text, -1..1: [B, T], without the axis of what is not a list.
@@ -131,7 +116,7 @@ class BitGen:
                     parts = [self.network.match(states, text, *part.unbind(dim=1)) for part in pairs.split(ROWS)]
                     odds[:, numbers] = torch.cat(parts).view(len(views), -1).cpu()
                 found.append(odds.sigmoid())
-        return _plain(_without_axes(torch.cat(found), image, texts))
+        return plain(_without_axes(torch.cat(found), image, texts))
 
     @overload
     def caption(self, image: Picture, **decoding: Any) -> str: ...
@@ -188,7 +173,7 @@ class BitGen:
         with self._computing():
             for views, states in self._see(images):
                 here = questions[len(found) : len(found) + len(views)]
-                found += self._answer(views, states, here)
+                found += answer(self.network, views, states, here, self._read)
         texts = text if is_several(image) else [text]
         nested = [answers if is_several(some) else answers[0] for some, answers in zip(texts, found, strict=True)]
         return nested if is_several(image) else nested[0]
@@ -255,46 +240,8 @@ class BitGen:
         for rows in text_rows(texts):
             yield rows.numbers, self.network.encode_text(rows.ids.to(self.device), rows.mask.to(self.device))
 
-    def _answer(
-        self, views: Sequence[View], states: ImageStates, questions: Sequence[Sequence[Question]]
-    ) -> list[list[Any]]:
-        """For each view the answers to its questions: a Grounding where it is about a whole text, else a list of them."""
-        asked = [(row, question) for row, some in enumerate(questions) for question in some]
-        answers: dict[int, list[Grounding]] = {}
-        for numbers, text in self._read([question.encoded for _, question in asked]):
-            phrases = [
-                (i, slot, *tokens) for i, n in enumerate(numbers) for slot, tokens in enumerate(asked[n][1].tokens)
-            ]
-            places = torch.tensor(phrases, device=self.device)
-            rows = torch.tensor([asked[n][0] for n in numbers], device=self.device)
-            slots = 1 + max(slot for _, slot, *_ in phrases)
-            found = self.network.ground(states, text, rows, places[:, 0], places[:, 1], places[:, 2:], slots)
-            boxes, heat = found.boxes.cpu(), _plain(found.heat.sigmoid())
-            side = isqrt(heat.shape[1])
-            for p, (i, slot, *_) in enumerate(phrases):
-                row, question = asked[numbers[i]]
-                answers.setdefault(numbers[i], []).append(
-                    _grounding(question.phrases[slot], views[row], boxes[p], heat[p].view(side, side))
-                )
-        found_by_row: list[list[Any]] = [[] for _ in views]
-        for n, (row, question) in enumerate(asked):
-            found_by_row[row].append(answers[n][0] if question.is_whole else answers[n])
-        return found_by_row
-
-
-def _grounding(phrase: str, seen: View, box: Tensor, heat: Tensor) -> Grounding:
-    """Of a box [4] in fractions of the view and a heat-map [g, g] of it."""
-    x0, y0, x1, y1 = seen.boxes_as_given(box[None])[0].tolist()
-    return Grounding(phrase, (x0, y0, x1, y1), heat.max().item(), seen.heat_as_given(heat[None])[0])
-
 
 def _without_axes(found: Tensor, image: Any, text: Any) -> Tensor:
     """[B, T] without B, T or both, where only one was asked for."""
     found = found if is_several(text) else found[:, 0]
     return found if is_several(image) else found[0]
-
-
-def _plain(found: Tensor) -> Tensor:
-    """In float32 on the CPU, and free to take part in training, which what inference mode makes is not."""
-    with torch.inference_mode(False):
-        return found.float().cpu().clone()

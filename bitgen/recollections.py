@@ -7,8 +7,8 @@ read at the address v of another image is then a sum of all that was written, ea
     v R0 + Σ α (z - w R0)        α = v Λ⁻¹ wᵀ / σ²
 
 A name's confidence is the sum of the weights of its images, cut to 0..1: 0 where nothing of it is read. Values do not enter
-it, so names may be as alike as they like; to look for the name whose value is nearest to what is read found 3 of 16 of the
-demo's photographs, where the weights find 16.
+it, so names may be as alike as they like: the value nearest to what is read is often that of another name, since a reading
+stays between the prior and what was written.
 
 Forgetting subtracts what remembering added, and leaves nothing but fp32's rounding (some parts in 10⁷ of what is remembered
 beside it); the memory of the last name forgotten is empty to the bit. Axes: N images of a name, M of all, Q asked for, K slots,
