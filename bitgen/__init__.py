@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitgen.model.bitgen import BitGen
+    from bitgen.predictor import BitGen
     from bitgen.record import Box, Phrase, Sample, Text
     from bitgen.training.config import TrainConfig
 
 __all__ = ["BitGen", "Box", "Phrase", "Sample", "Text", "TrainConfig"]
 
 _HOMES = {
-    "BitGen": "bitgen.model.bitgen",
+    "BitGen": "bitgen.predictor",
     "Box": "bitgen.record",
     "Phrase": "bitgen.record",
     "Sample": "bitgen.record",

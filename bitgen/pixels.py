@@ -68,11 +68,25 @@ def size(image: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 def orientation(image: bytes) -> int:
     """The EXIF orientation, 1..8; 1 where none is stated, or none that can be read. Raises `DecodeError` without a header."""
     with _opened(image) as found:
-        try:
-            stated = found.getexif().get(0x0112, 1)
-        except _DAMAGE:
-            return 1  # the picture itself may be good
+        return orientation_of(found)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image opened by Pillow, as `orientation` gives it."""
+    try:
+        stated = image.getexif().get(0x0112, 1)
+    except _DAMAGE:
+        return 1  # the picture itself may be good
     return stated if stated in range(2, 9) else 1
+
+
+def from_pillow(image: Image.Image, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """[H, W, 3] of an image opened or made by Pillow, in any mode, as `rgb` gives it of bytes. Raises what that raises."""
+    _check_pixels(image.width, image.height, max_pixels)
+    try:
+        return np.array(_rgb(image))
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise DecodeError(f"expected a whole image, {error!r}") from error
 
 
 def _is_plain_jpeg(image: bytes, max_pixels: int) -> bool:
@@ -102,11 +116,7 @@ def _opened(image: bytes) -> Image.Image:
 
 def _with_pillow(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with _opened(image) as opened:
-        _check_pixels(opened.width, opened.height, max_pixels)
-        try:
-            return np.array(_rgb(opened))
-        except (*_DAMAGE, Image.DecompressionBombError) as error:
-            raise DecodeError(f"expected a whole image, {error!r}") from error
+        return from_pillow(opened, max_pixels)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

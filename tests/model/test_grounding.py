@@ -1,8 +1,12 @@
 """A phrase becomes a box and a heat-map."""
 
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitgen.model.grounding import Grounded, GroundingHead, span_means
 from tests import fakes
@@ -81,3 +85,72 @@ def test_no_phrase_gives_no_box() -> None:
 def test_boxes_are_corners_within_the_image(centre: tuple[float, ...], corners: tuple[float, ...]) -> None:
     found: Tensor = Grounded(torch.tensor([centre]), torch.empty(1, 0)).boxes
     torch.testing.assert_close(found, torch.tensor([corners]))
+
+
+def _plain(parameter: Tensor) -> np.ndarray:
+    return parameter.detach().double().numpy()
+
+
+def _linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
+    return x @ _plain(layer.weight).T + _plain(layer.bias)
+
+
+def _bare(weight: Tensor, x: np.ndarray) -> np.ndarray:
+    """A full-precision `BitLinear`: each token over its root mean square, then the weights."""
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) @ _plain(weight).T
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda v: 0.5 * (1 + math.erf(v / math.sqrt(2))))(x)
+
+
+def _layer_norm(norm: nn.LayerNorm, x: np.ndarray) -> np.ndarray:
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + norm.eps)
+    return normal * _plain(norm.weight) + _plain(norm.bias)
+
+
+def _attended(attention: Any, query: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """What one query [d] takes from patches [N, d], head by head."""
+    q, mixed = _bare(attention.query.weight, query), []
+    both = _bare(attention.key_value.weight, patches)
+    keys, values = both[:, : len(query)], both[:, len(query) :]
+    size = len(query) // attention.heads
+    for head in range(attention.heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = np.array([q[part] @ key[part] for key in keys]) / math.sqrt(size)
+        weights = np.exp(scores - scores.max())
+        mixed.append(sum(w * v[part] for w, v in zip(weights / weights.sum(), values, strict=True)))
+    return _bare(attention.output.weight, np.concatenate(mixed))
+
+
+def _by_hand(head: GroundingHead, patches: np.ndarray, text: np.ndarray, span: tuple[int, int]) -> tuple[Any, Any]:
+    """Centre form [4] and heat [N] of one phrase in float64, after TransVG's token and a dot product a patch."""
+    query = _plain(head.regression) + np.mean([text[token] for token in range(*span)], axis=0)
+    for attention, feed_forward in zip(head.cross_attention, head.feed_forward, strict=True):
+        query = query + _attended(attention, query, patches)
+        down: Any = feed_forward
+        query = query + _bare(down.down.weight, _gelu(_bare(down.up.weight, query)))
+    query = _layer_norm(head.norm, query)
+    asked = _linear(head.heat_query, query)
+    heat = [asked @ _linear(head.heat_patch, _layer_norm(head.patch_norm, patch)) for patch in patches]
+    first, second, last = head.box[0], head.box[2], head.box[4]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    logits = _linear(last, _gelu(_linear(second, _gelu(_linear(first, query)))))
+    return 1 / (1 + np.exp(-logits)), np.array(heat) / math.sqrt(len(query))
+
+
+@torch.no_grad()
+def test_the_whole_head_is_what_its_description_computes_in_float64() -> None:
+    torch.manual_seed(1)
+    head = _head()
+    for parameter in head.parameters():  # norms and biases away from 1 and 0
+        parameter.add_(torch.randn_like(parameter) * 0.2)
+    patches, text = fakes.noise(3, 9, D), fakes.noise(3, 8, D, seed=1)
+    rows, slots, spans = [0, 0, 0, 1, 2, 2], [0, 1, 2, 0, 0, 1], [(0, 1), (2, 4), (3, 8), (1, 7), (0, 8), (5, 6)]
+    found = head(patches, text, torch.tensor(rows), torch.tensor(slots), torch.tensor(spans), 3)
+    for p, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        centre, heat = _by_hand(head, _plain(patches[row]), _plain(text[row]), span)
+        np.testing.assert_allclose(found.centres[p].numpy(), centre, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.heat[p].numpy(), heat, rtol=0, atol=1e-4)
