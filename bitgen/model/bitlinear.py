@@ -12,7 +12,14 @@ So no order of summation, no batch and no kernel changes it, and training comput
 Gradients go straight through both roundings and through neither scale. Training and evaluation are one graph.
 
 The norm divides a token by one number, which dividing by its own largest value undoes: the codes are taken from x
-itself, and the norm only scales the output.
+itself, and the norm only scales the output. Bit for bit, each line rounded to fp32 once and halves to even:
+
+    s = mean|W| in fp64                w = clip(round(W / s), -1, 1)
+    p = max|x|                         a = round(x · (127 / p))
+    r = (mean x² + 1e-6)^-½ in fp64    y = (a wᵀ) · (((p / 127) · r) · s)
+
+Sums in fp64 are off by less than 2^-29 of an fp32 digit per term, so their order, which depends on threads and device,
+does not show after rounding (in fp32, mean|W| of 512 x 256 weights differed between one thread and two in 22 of 30 draws).
 
 Source: arXiv 2402.17764 (absmean, absmax, straight-through); github.com/pytorch/ao, quantized_training (norm inside).
 """
@@ -41,7 +48,7 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes -1, 0 and 1 as bytes, shaped like `weight`, and their scale, a scalar. No gradient."""
     weight = weight.detach().float()
     magnitude = weight.abs()
-    scale = magnitude.mean().clamp_min_(SMALLEST_MEAN)
+    scale = magnitude.mean(dtype=torch.float64).float().clamp_min_(SMALLEST_MEAN)
     return torch.div(weight, scale, out=magnitude).round_().clamp_(-1, 1).to(torch.int8), scale
 
 
@@ -57,8 +64,8 @@ def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse_rms(x: Tensor) -> Tensor:
     """1 / rms of each token of x [..., I], [..., 1] in fp32. No gradient."""
-    length = torch.linalg.vector_norm(x.detach().float(), dim=-1, keepdim=True)
-    return length.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+    length = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=torch.float64)
+    return length.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_().float()
 
 
 @cache
@@ -73,7 +80,9 @@ def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
     In bytes on a CPU that can (2.1 times as fast as fp32 for [2048, 128] x [128, 256] on one AVX512 thread), else in
     fp32, TF32 included: its 10 bits hold every code.
     """
-    if codes.device.type == "cpu" and not torch.compiler.is_compiling() and _has_byte_products():
+    # Not at one channel, of which torch 2.14 multiplies bytes that lie elsewhere.
+    is_wide = codes.shape[1] > 1
+    if is_wide and codes.device.type == "cpu" and not torch.compiler.is_compiling() and _has_byte_products():
         return torch._int_mm(codes, weight_codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
     return torch.mm(codes.float(), weight_codes.float().t())
 
