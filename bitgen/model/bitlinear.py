@@ -24,6 +24,10 @@ does not show after rounding (in fp32, mean|W| of 512 x 256 weights differed bet
 Source: arXiv 2402.17764 (absmean, absmax, straight-through); github.com/pytorch/ao, quantized_training (norm inside).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 LEVELS = 127
 """The largest activation code."""
@@ -50,6 +55,57 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     magnitude = weight.abs()
     scale = magnitude.mean(dtype=torch.float64).float().clamp_min_(SMALLEST_MEAN)
     return torch.div(weight, scale, out=magnitude).round_().clamp_(-1, 1).to(torch.int8), scale
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a weight became, and how to tell that it is still the same."""
+
+    weight: Tensor
+    """The parameter, held so that no other takes its identity."""
+    values: Tensor
+    """Its storage then, held so that no other takes its address."""
+    version: int
+    codes: Tensor
+    scale: Tensor
+
+    def is_of(self, weight: Tensor) -> bool:
+        return weight._version == self.version and weight.data_ptr() == self.values.data_ptr()
+
+
+_kept: ContextVar[dict[int, _Kept] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def ternarised_once() -> Iterator[None]:
+    """Within it, layers ternarise a weight at its first use and again only when it has changed; as a decorator, in each call.
+
+    For a stretch in which nobody trains the weights, such as the micro-steps of one optimizer step. Nothing outlives it,
+    so what an optimizer, a checkpoint or a move to another device does between two stretches needs no notice. Inside,
+    any optimizer's step forgets everything (a fused one leaves no trace in a weight's version), and else a weight counts as
+    changed by its version and its address. Writing through `weight.data` or a NumPy view escapes both: not inside.
+    """
+    kept: dict[int, _Kept] = {}
+    token = _kept.set(kept)
+    hook = register_optimizer_step_post_hook(lambda *_: kept.clear())
+    try:
+        yield
+    finally:
+        hook.remove()
+        _kept.reset(token)
+
+
+def weight_codes_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`ternarise(weight)`, or what it gave before within `ternarised_once`."""
+    # A compiled graph takes a tensor of another call for a constant; tensors made in inference mode have no version.
+    kept = None if torch.compiler.is_compiling() or weight.is_inference() else _kept.get()
+    if kept is None:
+        return ternarise(weight)
+    found = kept.get(id(weight))
+    if found is None or not found.is_of(weight):
+        with torch.inference_mode(False):  # or a backward pass could not use them afterwards
+            found = kept[id(weight)] = _Kept(weight, weight.detach(), weight._version, *ternarise(weight))
+    return found.codes, found.scale
 
 
 def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,11 +144,10 @@ def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
 
 
 class _Ternary(torch.autograd.Function):
-    """x [M, I], weight [O, I] -> [M, O] in fp32. Keeps x, its codes as bytes and two numbers a token."""
+    """x [M, I], weight [O, I] with its codes and scale -> [M, O] in fp32. Keeps x, its codes and two numbers a token."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        weight_codes, weight_scale = ternarise(weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, weight_codes: Tensor, weight_scale: Tensor) -> Tensor:
         codes, scale = quantise_activations(x)
         inverse = inverse_rms(x)
         scale = scale * inverse
@@ -101,7 +156,7 @@ class _Ternary(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors
         to_x = to_weight = None
         with torch.autocast(gradient.device.type, enabled=False):
@@ -114,7 +169,7 @@ class _Ternary(torch.autograd.Function):
                 wide = x.float()
                 along = (to_x * wide).mean(-1, keepdim=True).mul_(inverse.square())
                 to_x = to_x.addcmul_(wide, along, value=-1).to(x.dtype)
-        return to_x, to_weight
+        return to_x, to_weight, None, None
 
 
 class BitLinear(nn.Module):
@@ -139,7 +194,8 @@ class BitLinear(nn.Module):
             return functional.linear(functional.rms_norm(x, (self.in_width,), eps=NORM_EPS), self.weight)
         with torch.autocast(x.device.type, enabled=False):
             rows = x.reshape(-1, self.in_width)
-            return _Ternary.apply(rows, self.weight).view(*x.shape[:-1], self.out_width)  # pyright: ignore
+            y = _Ternary.apply(rows, self.weight, *weight_codes_of(self.weight))
+            return y.view(*x.shape[:-1], self.out_width)  # pyright: ignore
 
     def extra_repr(self) -> str:
         return f"{self.in_width}, {self.out_width}, ternary={self.ternary}"
