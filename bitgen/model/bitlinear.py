@@ -19,7 +19,7 @@ itself, and the norm only scales the output. Bit for bit, each line rounded to f
     r = (mean x² + 1e-6)^-½ in fp64    y = (a wᵀ) · (((p / 127) · r) · s)
 
 Sums in fp64 are off by less than 2^-29 of an fp32 digit per term, so their order, which depends on threads and device,
-does not show after rounding (in fp32, mean|W| of 512 x 256 weights differed between one thread and two in 22 of 30 draws).
+does not show after rounding (in fp32, mean|W| of 512 x 256 weights differed among 1, 2 and 4 threads in 22 of 30 draws).
 
 Source: arXiv 2402.17764 (absmean, absmax, straight-through); github.com/pytorch/ao, quantized_training (norm inside).
 """
