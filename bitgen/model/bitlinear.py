@@ -156,7 +156,7 @@ class _Ternary(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors
         to_x = to_weight = None
         with torch.autocast(gradient.device.type, enabled=False):

@@ -96,7 +96,7 @@ def last_loss(ternary: bool, factor: float, seed: int, options: argparse.Namespa
 
 def main() -> None:
     """Prints a line for each twin and factor: every seed's loss, their mean and standard deviation."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="The learning rate of ternary weights, by factor.")
     parser.add_argument("--factors", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--twins", nargs="+", choices=["ternary", "full"], default=["ternary", "full"])
