@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bitgen.batch import Batch
+from bitgen.model.bitlinear import ternarised_once
 from bitgen.objectives.total import Objective, draw
 from bitgen.progress import progress
 from bitgen.training.checkpoint import State, load_trainer, prune, save
@@ -115,6 +116,7 @@ def train(
     return Result(state, reason, checkpoint)
 
 
+@ternarised_once()
 def _step(
     module: nn.Module,
     objective: Objective,
