@@ -199,9 +199,15 @@ def test_every_command_works(command: str, workplace: Path) -> None:
         CHECKS[command.split()[0]](command)
 
 
+@pytest.mark.parametrize("block", fences("python"))
+def test_the_python_example_runs(block: str, workplace: Path) -> None:
+    with inside(workplace):
+        exec(compile(block, "README.md", "exec"), {})
+
+
 def test_commands_stand_in_blocks_that_are_read() -> None:
     languages = re.findall(r"^```(.*)$", README, re.MULTILINE)[::2]
-    assert set(languages) <= {"bash", "console", "csv", "toml", "text"}
+    assert set(languages) <= {"bash", "console", "csv", "python", "toml", "text"}
 
 
 def test_every_dataset_is_made_by_a_manifest(own_data: Path) -> None:
