@@ -57,7 +57,7 @@ def config(phase: Phase = "coarse", *, loss: dict[str, Any] | None = None, **cha
     optim = {"batch": 4, "accumulation": 1, "epochs": 2, "lr": 1e-3, "lora_warmup_epochs": 1.0, "warmup_steps": 2}
     optim |= changes.get("optim", {})
     run = {"log_every": 1, "checkpoint_every": 100, "device": "cpu", "name": "tiny"} | changes.get("run", {})
-    losses = {"queue": 8, "episode": 4, "episode_share": 1.0} | (loss or {})
+    losses = {"queue": 8, "episode": 4, "episode_rows": 4, "episode_share": 1.0} | (loss or {})
     return replace(
         shrunk,
         data=replace(shrunk.data, **data),
@@ -77,7 +77,7 @@ def objective(config: TrainConfig, seed: int = 0) -> Objective:
 def losses(**weights: Any) -> LossConfig:
     """Only the losses that are named."""
     none = dict.fromkeys(("itc", "itm", "text", "grounding", "region", "memory_kl"), 0.0)
-    return LossConfig(**{**none, "queue": 8, "episode": 4, **weights})
+    return LossConfig(**{**none, "queue": 8, "episode": 4, "episode_rows": 4, **weights})
 
 
 def state(config: TrainConfig, objective: Objective, samples: int = 16) -> State:

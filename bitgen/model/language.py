@@ -5,6 +5,7 @@ decoder (`decoder.py`) shares its token embedding. Embeddings are normalised, as
 of variance about 1, in which a token of standard deviation 0.02 would drown. Axes: T texts, L tokens, d width.
 """
 
+import torch
 from torch import Tensor, nn
 
 from bitgen.model.fusion import Layer

@@ -1,12 +1,14 @@
 """Episodes: write a caption under one half of an image's patches, recall it with the other half.
 
-An episode is up to `size` images of the batch with one memory (Source: Larimar, arXiv 2403.11901; its episodes are
-random samples too). An image takes part when it has two texts, was drawn, and no earlier image of its episode shows the
-same photograph. It is written as (code of one random half of its patches, code of its first text) and recalled with the
-code of the other half; from that half and the recalled code the decoder predicts its second text, so nothing that is
-decoded was ever written. All other images decode their first text with all patches and an empty memory.
+An episode is up to `size` images, of `rows` neighbours in the batch, with one memory (Source: Larimar, arXiv 2403.11901; its
+episodes are random samples too). An image takes part when it has two texts, was drawn, no earlier image of its episode shows
+the same photograph, and the episode is not full. Which rows are neighbours does not depend on what is in them, so that a batch
+on several ranks has the episodes of the whole. What takes part is written as (code of one random half of its patches, code of
+its first text) and recalled with the code of the other half; from that half and the recalled code the decoder predicts its
+second text, so nothing that is decoded was ever written. All other images decode their first text with all patches and an
+empty memory.
 
-Axes: B images, E episodes, S images an episode, N patches, T texts, d width.
+Axes: B images, E episodes, S rows an episode, N patches, T texts, d width.
 """
 
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ def recall_episodes(
     takes_part: Tensor,
     halves: Tensor,
     size: int,
+    rows: int,
 ) -> Recall:
     """What the decoder may see of each image, and which text it is to predict.
 
@@ -55,13 +58,15 @@ def recall_episodes(
         first_text, second_text, image_ids: [B], as in `Batch`.
         takes_part: [B] bool, drawn for an episode.
         halves: [B, N] bool, the half that is written.
-        size: S.
+        size: images of an episode at most.
+        rows: S; a rank's B should be a multiple of it.
     """
     takes_part = takes_part & (second_text >= 0)
-    by_episode = _Episodes(halves.shape[0], size)
+    by_episode = _Episodes(halves.shape[0], rows)
     ids, active = by_episode.split(image_ids), by_episode.split(takes_part)
     same_earlier = (ids[:, :, None] == ids[:, None, :]) & active[:, None, :]
     active = active & ~same_earlier.tril(diagonal=-1).any(dim=2)
+    active = active & (active.cumsum(dim=1) <= size)
     takes_part = by_episode.join(active)
 
     written = model.image_pool(image.dual, halves)
@@ -89,13 +94,13 @@ def recall_episodes(
 class _Episodes:
     """B rows as [E, S] with padding, and back."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self.count, self.size = count, size
-        self.padding = -count % size
+    def __init__(self, count: int, rows: int) -> None:
+        self.count, self.rows = count, rows
+        self.padding = -count % rows
 
     def split(self, rows: Tensor) -> Tensor:
         padded = F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, self.padding))
-        return padded.unflatten(0, (-1, self.size))
+        return padded.unflatten(0, (-1, self.rows))
 
     def join(self, episodes: Tensor) -> Tensor:
         return episodes.flatten(0, 1)[: self.count]

@@ -110,6 +110,7 @@ class Objective(nn.Module):
             draws.episode < self.config.episode_share,
             random_halves(draws.patches),
             self.config.episode,
+            self.config.episode_rows,
         )
         ids, mask = batch.token_ids[recall.target], batch.token_mask[recall.target]
         embedding = self.model.text.token

@@ -151,7 +151,9 @@ class LossConfig:
     """Past features that serve as negatives; 0: none."""
     label_smoothing: float = 0.1
     episode: int = 16
-    """Images that share one memory."""
+    """Images that share one memory, at most."""
+    episode_rows: int = 32
+    """Neighbours in the batch that they are taken from: where half of the images have two texts, about 10 of 32 take part."""
     episode_share: float = 0.6
     """Of the images with two texts, those that are written and recalled; the rest decode with an empty memory."""
 
@@ -210,6 +212,7 @@ class TrainConfig:
         )
         past = loss.queue > 0 or loss.itm_negatives == "batch"
         _hold(past, "loss.queue", "above 0 with loss.itm_negatives queue", loss.queue)
+        _hold(loss.episode <= loss.episode_rows, "loss.episode_rows", "loss.episode or more", loss.episode_rows)
         weights = data.mixture.values()
         draws = all(0 <= weight < math.inf for weight in weights) and (not data.mixture or any(weights))
         _hold(draws, "data.mixture", "finite weights of 0 or more, one above 0", data.mixture)

@@ -177,6 +177,7 @@ FLAGS = """
 --loss.queue
 --loss.label-smoothing
 --loss.episode
+--loss.episode-rows
 --loss.episode-share
 --run.name
 --run.runs

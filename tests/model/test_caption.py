@@ -41,7 +41,9 @@ def _trained_context(model: BitGen, batch: Batch, takes_part: bool) -> Recall:
     """The very path of training, of 6 images that all take part in an episode or all do not."""
     text = model.encode_text(batch.token_ids, batch.token_mask)
     part = torch.full((6,), takes_part)
-    return recall_episodes(model, _image(), text, batch.first_text, batch.second_text, batch.image_ids, part, HALVES, 6)
+    return recall_episodes(
+        model, _image(), text, batch.first_text, batch.second_text, batch.image_ids, part, HALVES, 6, 6
+    )
 
 
 def _read(model: BitGen, batch: Batch, image: ImageStates, written: bool) -> Reading:

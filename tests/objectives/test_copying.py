@@ -48,7 +48,7 @@ def _prefix_loss(model: BitGen, batch: Batch, tokens: int, spoil: Callable[[Text
     image, text = model.encode_image(batch.images), spoil(model.encode_text(batch.token_ids, batch.token_mask))
     nobody, halves = torch.zeros(IMAGES, dtype=torch.bool), torch.arange(fakes.PATCHES).expand(IMAGES, -1) % 2 == 0
     recall = recall_episodes(
-        model, image, text, batch.first_text, batch.second_text, batch.image_ids, nobody, halves, IMAGES
+        model, image, text, batch.first_text, batch.second_text, batch.image_ids, nobody, halves, IMAGES, IMAGES
     )
     ids, mask = batch.token_ids[recall.target], batch.token_mask[recall.target]
     states = model.decoder(ids, model.text.token, recall.context, recall.context_mask)

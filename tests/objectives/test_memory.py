@@ -23,7 +23,9 @@ def _states(batch: Batch) -> tuple[BitGen, ImageStates, TextStates]:
     return model, model.encode_image(batch.images), model.encode_text(batch.token_ids, batch.token_mask)
 
 
-def _recall(batch: Batch, takes_part: list[bool], size: int = 6, halves: Tensor = HALVES) -> Recall:
+def _recall(
+    batch: Batch, takes_part: list[bool], size: int = 6, halves: Tensor = HALVES, most: int | None = None
+) -> Recall:
     model, image, text = _states(batch)
     with torch.no_grad():
         return recall_episodes(
@@ -35,6 +37,7 @@ def _recall(batch: Batch, takes_part: list[bool], size: int = 6, halves: Tensor 
             batch.image_ids,
             torch.tensor(takes_part),
             halves[: len(takes_part)],
+            size if most is None else most,
             size,
         )
 
@@ -106,6 +109,11 @@ def test_another_image_changes_no_reading_outside_its_episode() -> None:
     assert (before[:3] - after[:3]).abs().amax(dim=1).min() > 1e-5
 
 
+def test_a_full_episode_takes_no_more() -> None:
+    recall = _recall(fakes.fake_batch(6), [True, False, True, True, True, True], size=3, most=1)
+    assert recall.context_mask[:, N].tolist() == [True, False, False, True, False, False]
+
+
 def test_a_photograph_is_written_once_in_an_episode() -> None:
     batch = fakes.fake_batch(6, image_ids=[5, 9, 5, 8, 9, 5])
     recall = _recall(batch, [True, False, True, True, True, True])
@@ -158,7 +166,7 @@ def test_a_recall_is_the_same_twice_and_in_evaluation() -> None:
     """No noise is added: neither to what is written nor to what is read."""
     batch = fakes.fake_batch(6)
     model, image, text = _states(batch)
-    drawn = batch.first_text, batch.second_text, batch.image_ids, torch.ones(6).bool(), HALVES, 6
+    drawn = batch.first_text, batch.second_text, batch.image_ids, torch.ones(6).bool(), HALVES, 6, 6
     trained = recall_episodes(model.train(), image, text, *drawn).context
     assert recall_episodes(model.eval(), image, text, *drawn).context.equal(trained)
 
