@@ -145,7 +145,7 @@ class Forked:
     nothing is locked. They end with `close`, or with this process, however that ends. Ctrl-C is left to this process.
     """
 
-    rows_a_task = 32
+    rows_a_task = 16
 
     def __init__(self, fill: Fill, workers: int, side_px: int, slots: int, images: int) -> None:
         """`slots` batches of at most `images` images may exist at a time. `fill` is called in the workers."""
