@@ -61,10 +61,8 @@ def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Kept:
     """What a weight became, and how to tell that it is still the same."""
 
-    weight: Tensor
-    """The parameter, held so that no other takes its identity."""
     values: Tensor
-    """Its storage then, held so that no other takes its address."""
+    """The weight's storage then, held so that nothing else takes its address."""
     version: int
     codes: Tensor
     scale: Tensor
@@ -104,7 +102,7 @@ def weight_codes_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     found = kept.get(id(weight))
     if found is None or not found.is_of(weight):
         with torch.inference_mode(False):  # or a backward pass could not use them afterwards
-            found = kept[id(weight)] = _Kept(weight, weight.detach(), weight._version, *ternarise(weight))
+            found = kept[id(weight)] = _Kept(weight.detach(), weight._version, *ternarise(weight))
     return found.codes, found.scale
 
 

@@ -197,8 +197,9 @@ def test_layers_that_share_a_weight_share_its_codes(made: Counter[int]) -> None:
     assert made == {layer.weight.data_ptr(): 1}
 
 
+@torch.no_grad()
 def _of_seed(seed: int, x: Tensor) -> Tensor:
-    """The output of a layer that is gone afterwards."""
+    """The output of a layer that is gone afterwards: without gradients, nothing holds its weight."""
     torch.manual_seed(seed)
     return BitLinear(16, 8)(x)
 
