@@ -110,7 +110,8 @@ class OptimConfig:
     epochs: int = 25
     lr: float = 2e-4
     ternary_lr_scale: float = 1.0
-    """Multiplies lr for ternary weights."""
+    """Multiplies lr for the latent weights of ternary layers. 1, since at lr 1e-3 factors of 2 and 4 help their full-precision
+    twins more (tests/benchmarks/ternary_lr.py)."""
     lora_lr_scale: float = 1.0
     """Multiplies lr for the LoRA adapters."""
     gate_lr_scale: float = 1.0
