@@ -194,7 +194,8 @@ def load(
         ceiling: the share of undecodable images above which the run stops; the first 16 are always let pass.
 
     An image that does not decode is replaced by `draw(position, attempt + 1)` and counted in `Batch.dropped`. Raises
-    `BatchError` after 16 attempts or above the ceiling; what `draw` raises comes through, with the position as a note.
+    `BatchError` after 16 attempts or above the ceiling, `bitgen.workers.WorkerError` where a process was killed; what `draw`
+    raises comes through, with the position as a note.
     """
     recipe = Recipe(transform, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
     source = iter(plans)

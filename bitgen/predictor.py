@@ -14,6 +14,7 @@ Pictures are those of `bitgen.views.Picture`. Every method takes one or a list o
 tensor with an axis for it. Wrong input raises `InputError`. Axes: B images, T texts, d width, g patches of a side.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from bitgen.recollections import Recollection, Recollections
 from bitgen.tokens import MAX_TOKENS, Encoded, shared_tokenizer
 from bitgen.training.checkpoint import load_model
 from bitgen.views import InputError, Picture, View, view
+
+log = logging.getLogger(__name__)
 
 Several: TypeAlias = list[Any] | tuple[Any, ...]
 IMAGES = 32
@@ -67,7 +70,8 @@ class BitGen:
         Raises `CheckpointError` where there is none, or none that is whole. No code of it is run.
         """
         name = str(checkpoint)
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).exists():
+            log.info("there is no folder %s here: looking for a repository of that name on the hub", name)
             name = f"hf://{name}"
         network, state = load_model(name, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(network, state.config.data.image_px, state.config.data.max_tokens)
@@ -119,20 +123,27 @@ class BitGen:
         return plain(_without_axes(torch.cat(found), image, texts))
 
     @overload
-    def caption(self, image: Picture, **decoding: Any) -> str: ...
+    def caption(self, image: Picture, max_tokens: int = 24, beams: int = 1, length_penalty: float = 0.6) -> str: ...
     @overload
-    def caption(self, image: Sequence[Picture], **decoding: Any) -> list[str]: ...
-    def caption(self, image: Picture | Sequence[Picture], **decoding: Any) -> str | list[str]:
-        """A sentence about the image, written with an empty memory.
+    def caption(
+        self, image: Sequence[Picture], max_tokens: int = 24, beams: int = 1, length_penalty: float = 0.6
+    ) -> list[str]: ...
+    def caption(
+        self,
+        image: Picture | Sequence[Picture],
+        max_tokens: int = 24,
+        beams: int = 1,
+        length_penalty: float = 0.6,
+    ) -> str | list[str]:
+        """A sentence about the image, written with an empty memory; how it is searched for: `bitgen.model.decoding.decode`.
 
-        Args:
-            decoding: how it is searched for, such as `max_tokens=24`: as `caption` of the network takes it.
+        Raises `InputError` where that refuses a number.
         """
         with self._computing():
             ids = [
                 row
                 for _, states in self._see(listed(image, "image"))
-                for row in self.network.caption(states, **decoding)
+                for row in self._captions(states, max_tokens, beams, length_penalty)
             ]
         found = [self._tokenizer.decode(row).strip() for row in ids]
         return found if is_several(image) else found[0]
@@ -213,6 +224,12 @@ class BitGen:
                 for each in self._recollections.recall(states.code)
             ]
         return found if is_several(image) else found[0]
+
+    def _captions(self, states: ImageStates, max_tokens: int, beams: int, length_penalty: float) -> list[list[int]]:
+        try:
+            return self.network.caption(states, max_tokens, beams, length_penalty)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -32,15 +32,17 @@ class Recollection:
     """Every remembered name and its confidence, 0..1, the surest first; empty where nothing is remembered."""
     familiarity: float
     """How much the memory knows about images that look like this one, 0..1, whatever their names; exactly 0 where it is empty."""
+    is_known: bool
+    """Whether it has seen one: `EpisodicMemory.is_known`, which holds for up to half as many images as slots."""
 
     @property
     def name(self) -> str | None:
-        """The surest name; None where nothing is remembered."""
-        return next(iter(self.names), None)
+        """The surest name; None where the image is not known."""
+        return next(iter(self.names), None) if self.is_known else None
 
     @property
     def confidence(self) -> float:
-        """Of that name; 0.0 where nothing is remembered."""
+        """Of the surest name, known or not; 0.0 where nothing is remembered."""
         return next(iter(self.names.values()), 0.0)
 
 
@@ -87,12 +89,13 @@ class Recollections:
     def recall(self, keys: Tensor) -> list[Recollection]:
         """What is held at each of `keys` [Q, C]."""
         if not self._written:
-            return [Recollection({}, 0.0) for _ in keys]
-        familiarity = self._memory.read(self._state, keys.float()[None]).confidence[0].tolist()
+            return [Recollection({}, 0.0, is_known=False) for _ in keys]
+        reading = self._memory.read(self._state, keys.float()[None])
+        familiarity, is_known = reading.confidence[0].tolist(), self._memory.is_known(reading)[0].tolist()
         weights = self._weights(keys)
         counts = [len(written.keys) for written in self._written.values()]
         by_name = torch.stack([part.sum(dim=1) for part in weights.split(counts, dim=1)], dim=1).clamp(0, 1)
-        return [_recollection(self.names, *row) for row in zip(by_name.tolist(), familiarity, strict=True)]
+        return [_recollection(self.names, *row) for row in zip(by_name.tolist(), familiarity, is_known, strict=True)]
 
     def _weights(self, keys: Tensor) -> Tensor:
         """α, [Q, M], float64: how much of each written image there is in what is read at `keys` [Q, C]."""
@@ -108,6 +111,6 @@ def _rows(written: _Written) -> tuple[Tensor, Tensor, Tensor]:
     return keys, written.value.expand_as(keys), torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
 
 
-def _recollection(names: tuple[str, ...], confidences: list[float], familiarity: float) -> Recollection:
+def _recollection(names: tuple[str, ...], confidences: list[float], familiarity: float, is_known: bool) -> Recollection:
     ranked = sorted(zip(names, confidences, strict=True), key=lambda pair: -pair[1])
-    return Recollection(dict(ranked), familiarity)
+    return Recollection(dict(ranked), familiarity, is_known)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -129,6 +130,10 @@ def _lent(array: NDArray[np.uint8], give_back: Callable[[], object]) -> Tensor:
     return torch.from_numpy(lent).permute(0, 3, 1, 2)
 
 
+_ROWS_A_TASK = 16
+"""At most: a task and its answer cost some 60 us."""
+
+
 class _Task(NamedTuple):
     number: int
     slot: int
@@ -145,8 +150,6 @@ class Forked:
     nothing is locked. They end with `close`, or with this process, however that ends. Ctrl-C is left to this process.
     """
 
-    rows_a_task = 16
-
     def __init__(self, fill: Fill, workers: int, side_px: int, slots: int, images: int) -> None:
         """`slots` batches of at most `images` images may exist at a time. `fill` is called in the workers."""
         self._shape = (slots, images, side_px, side_px, 3)
@@ -159,6 +162,10 @@ class Forked:
         # A message is taken whole, by one of the workers that wait, and the last reader of an end sees the other closed.
         self._tasks, self._to_do = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fill, self._workers = fill, workers
+        self.rows_a_task = max(1, min(_ROWS_A_TASK, (slots - 2) * images // (2 * workers)))
+        _living.add(self)
+        # Before multiprocessing's own end, which sends SIGTERM to workers and waits.
+        self._kill = Finalize(self, _kill, (self._processes,), exitpriority=10)
 
     @property
     def is_out(self) -> bool:
@@ -175,7 +182,7 @@ class Forked:
         if len(self._processes) < self._workers:
             self._fork()  # those before are at work by now: it takes 10 ms where torch has its CUDA libraries
         number, self._asked = self._asked, self._asked + 1
-        task = _encode(_Task(number, memory.slot, start, positions, max_tokens))
+        task = _encode(_Task(number, memory.slot, start, tuple(map(int, positions)), max_tokens))
         while True:
             try:
                 self._tasks.send(task, socket.MSG_DONTWAIT)
@@ -187,12 +194,14 @@ class Forked:
 
     def close(self) -> None:
         """Ends the workers at once: nothing that they have in hand is worth a wait."""
-        for process in self._processes.values():
-            process.kill()
+        self._kill()
+        self.disown()
+
+    def disown(self) -> None:
+        """Closes this process's ends of all that leads to the workers."""
         self._tasks.close()
         self._to_do.close()
-        for pipe, process in self._processes.items():
-            process.join()
+        for pipe in self._processes:
             pipe.close()
 
     def _fork(self) -> None:
@@ -213,8 +222,8 @@ class Forked:
         for pipe in multiprocessing.connection.wait(list(self._processes)):
             assert isinstance(pipe, Connection)
             try:
-                number, said = _read_answer(pipe.recv_bytes())
-                error, trace = (None, "") if said else pipe.recv()
+                number, said, trace = _read_answer(pipe.recv_bytes())
+                error = None if said else _received(pipe)
             except (EOFError, OSError) as lost:
                 process = self._processes[pipe]
                 process.join(1.0)
@@ -229,8 +238,11 @@ class Forked:
         """In the worker."""
         for other in (self._tasks, *others):
             other.close()  # else it would not see this process end
+        for other in _living - {self}:
+            other.disown()
+        # Both may come to the whole group, as from torchrun: this process's parent then finishes its step, for which it needs us.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         gc.freeze()  # what was there before is not looked at, and stays shared
         gc.set_threshold(100_000)  # rows have no cycles
         torch.set_num_threads(1)  # the threads of the process that was forked are not here
@@ -245,14 +257,33 @@ class Forked:
                 except Exception as error:  # noqa: BLE001 (it is raised in the other process)
                     _send_error(pipe, task.number, error)
                 else:
-                    pipe.send_bytes(_encode((task.number, said)))
+                    pipe.send_bytes(_encode((task.number, said, "")))
         os._exit(0)
 
 
 _MESSAGE_BYTES = 1 << 16
 _encode = msgspec.msgpack.Encoder().encode
 _decode, _read_task = msgspec.msgpack.Decoder(list[Row]).decode, msgspec.msgpack.Decoder(_Task).decode
-_read_answer = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
+_read_answer = msgspec.msgpack.Decoder(tuple[int, bytes, str]).decode
+_living: "weakref.WeakSet[Forked]" = weakref.WeakSet()
+"""What a worker of one inherits the ends of, and has to close, or neither's workers would see this process end."""
+
+
+def _kill(processes: dict[Connection, BaseProcess]) -> None:
+    for process in processes.values():
+        process.kill()
+    for process in processes.values():
+        process.join()
+
+
+def _received(pipe: Connection) -> Exception:
+    """The error that follows; another in its place where it cannot be made here."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 (its own constructor may raise anything)
+        return WorkerError(f"expected rows of a worker process, found an error that cannot be rebuilt here: {error!r}")
 
 
 def _raise(error: Exception, trace: str) -> list[Row]:
@@ -260,11 +291,10 @@ def _raise(error: Exception, trace: str) -> list[Row]:
 
 
 def _send_error(pipe: Connection, number: int, error: Exception) -> None:
-    trace = "".join(traceback.format_exception(error))
-    pipe.send_bytes(_encode((number, b"")))
+    pipe.send_bytes(_encode((number, b"", "".join(traceback.format_exception(error)))))
     try:
-        pipe.send((error, trace))
+        pipe.send(error)
     except OSError:
         raise
     except Exception:  # noqa: BLE001 (it cannot be sent as it is, for whatever reason)
-        pipe.send((WorkerError(f"expected rows of a worker process, found {error!r}"), trace))
+        pipe.send(WorkerError(f"expected rows of a worker process, found {error!r}"))

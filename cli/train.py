@@ -22,6 +22,7 @@ from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
+from bitgen.workers import WorkerError
 from cli.flags import parse
 from pipeline.roots import open_root
 from pipeline.validation import validator
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 2
-    except (ShardError, CheckpointError, VisionError, BatchError, TrainingError, OSError) as error:
+    except (ShardError, CheckpointError, VisionError, BatchError, WorkerError, TrainingError, OSError) as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -143,6 +144,13 @@ def open_stream(config: TrainConfig, root: Root) -> Stream:
     if config.optim.batch % distributed.world():
         raise ConfigError(
             f"expected optim.batch to be a multiple of {distributed.world()} ranks, found {config.optim.batch}"
+        )
+    share = config.optim.batch // distributed.world()
+    if distributed.world() > 1 and config.loss.text and share % config.loss.episode_rows:
+        log.warning(
+            "loss.episode_rows %d does not divide the %d images of a rank: episodes are smaller than on one process",
+            config.loss.episode_rows,
+            share,
         )
     if not config.data.mixture:
         raise ConfigError("expected data.mixture to name a dataset, found none")
@@ -243,12 +251,18 @@ def batches(stream: Stream, config: TrainConfig, position: int, device: torch.de
         Tokenizer(),
         data.texts_per_image,
         config.run.seed,
-        data.workers or os.cpu_count() or 1,
+        data.workers or _cores_of_this_rank(),
         max_tokens=data.max_tokens,
-        # What brings shards from a URL is threads of this process, which a fork has not.
-        is_forked=stream.ahead is None and sys.platform == "linux",
+        # What brings shards from a URL is threads of this process, which a fork has not; each would hash all shards.
+        is_forked=stream.ahead is None and not data.verify_shards and sys.platform == "linux",
         is_pinned=device.type == "cuda",
     )
+
+
+def _cores_of_this_rank() -> int:
+    """Those that this process may use, shared with the machine's other ranks, which torchrun counts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def listen_for_stop() -> Callable[[], bool]:

@@ -397,32 +397,3 @@ def test_importing_the_class_is_what_imports_torch() -> None:
     code = "import sys, bitgen; before = 'torch' in sys.modules; bitgen.BitGen; print(before, 'torch' in sys.modules)"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert asked.stdout == "False True\n"
-
-
-EXAMPLE = """
-from bitgen import BitGen
-
-model = BitGen.from_pretrained("runs/demo")  # a run, a checkpoint, or owner/name on the Hugging Face hub
-photo = "photos/dog.jpg"                     # or an image of Pillow's, an array, a tensor, the bytes of a file
-
-model.similarity(photo, ["a dog", "a tram"])  # cosines of the dual encoder: what to search by
-model.match(photo, ["a dog", "a tram"])       # does each belong to it? probabilities
-model.caption(photo)
-
-found = model.ground(photo, "a dog beside a ball", ["a dog", "a ball"])
-found[0].box, found[0].score, found[0].heat   # x0, y0, x1, y1 in the photo's pixels; 0..1; one value a patch
-
-model.remember(photo, "Rex")
-model.recall(photo).names                     # {"Rex": 0.9}
-model.forget("Rex")
-"""
-
-
-def test_the_example_runs(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "runs/demo")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/dog.jpg").write_bytes(photo(1))
-    names: dict[str, Any] = {}
-    with contextlib.chdir(tmp_path):
-        exec(compile(EXAMPLE, "README.md", "exec"), names)
-    assert [each.phrase for each in names["found"]] == ["a dog", "a ball"]

@@ -70,10 +70,16 @@ def test_the_weights_are_those_of_the_values_in_what_the_memory_reads() -> None:
     np.testing.assert_allclose(memory.read(state, keys[None]).values[0].numpy(), expected, rtol=0, atol=1e-4)
 
 
+def test_an_image_that_the_memory_does_not_know_has_no_name() -> None:
+    memory = _memory()
+    found = _filled(memory).recall(_noise(5, WIDTH, seed=50))
+    assert [(each.is_known, each.name) for each in found] == [(False, None)] * 5
+
+
 def test_the_surest_name_comes_first() -> None:
     for found in _filled(_memory()).recall(_noise(5, WIDTH, seed=50)):
         assert list(found.names.values()) == sorted(found.names.values(), reverse=True)
-        assert found.confidence == found.names[found.name or ""]
+        assert found.confidence == max(found.names.values())
 
 
 def test_of_one_image_alone_the_name_is_as_sure_as_its_place_is_familiar() -> None:

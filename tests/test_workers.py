@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -14,7 +14,8 @@ import torch
 
 from bitgen.batch import Item, load
 from bitgen.image import Transform
-from bitgen.workers import WorkerError
+from bitgen.row import Row
+from bitgen.workers import Forked, WorkerError
 from tests.items import TOKENIZER, Plan, broken, draw, item, loaded, same
 
 SMALL = item(0)
@@ -82,6 +83,33 @@ def test_an_error_that_cannot_be_sent_is_told() -> None:
         loaded([Plan((7,))], fail, is_forked=True)
 
 
+class TwoPartsError(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def test_an_error_that_cannot_be_rebuilt_is_told_with_its_trace() -> None:
+    def fail(position: int, attempt: int) -> object:
+        raise TwoPartsError("the disk", " is gone")
+
+    with pytest.raises(WorkerError, match="cannot be rebuilt here") as caught:
+        loaded([Plan((7,))], fail, is_forked=True)
+    assert "the disk is gone" in str(caught.value.__cause__)
+
+
+def test_a_small_batch_has_work_for_all_workers() -> None:
+    forked = Forked(fill, workers=6, side_px=8, slots=5, images=16)
+    assert forked.rows_a_task == 4
+    forked.close()
+
+
+def fill(positions: Sequence[int], images: torch.Tensor, max_tokens: int) -> list[Row]:
+    """Nobody asks for it."""
+    raise AssertionError
+
+
 def test_a_killed_worker_is_told() -> None:
     def die(position: int, attempt: int) -> object:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -120,6 +148,42 @@ plans = (Plan(tuple(range(n, n + 8))) for n in count())
 for batch in load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2, is_forked=True):
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 """
+
+
+STOPPED = """
+import os, signal
+from itertools import count
+from tests.items import *
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+plans = (Plan(tuple(range(n, n + 8))) for n in count())
+batches = load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2, is_forked=True)
+next(batches)
+os.killpg(0, signal.SIGTERM)
+print(len([next(batches) for _ in range(20)]), len(asked))
+"""
+
+
+def test_a_stop_that_the_whole_group_hears_leaves_the_workers_to_their_parent() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60, check=True, start_new_session=True
+    )
+    assert found.stdout.split() == ["20", "1"]
+
+
+TWO = RUN.replace(
+    "for batch in load(",
+    "others = iter(load(draw, (Plan((n,)) for n in count()), Transform(24), TOKENIZER, 1, 0, 3, is_forked=True))\n"
+    "for batch in load(",
+).replace("    print(", "    next(others)\n    print(")
+
+
+def test_workers_of_two_loaders_end_with_their_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert [len(parent.stdout.readline().split()) for _ in range(3)][-1] == 5
+    parent.kill()
+    parent.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])

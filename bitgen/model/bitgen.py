@@ -260,10 +260,12 @@ class BitGen(nn.Module):
         values, confidence = reading.values.flatten(0, 1), reading.confidence.flatten()
         if len(values) != len(image.dual):
             raise ValueError(f"expected a reading for each of {len(image.dual)} images, came {len(values)}")
-        token = self.reading_projection((values * confidence[:, None]).to(image.dual.dtype))
+        is_there = confidence[:, None] > 0  # not of NaN, which would show through the mask
+        weighted = torch.where(is_there, values * confidence[:, None], 0)
+        token = self.reading_projection(weighted.to(image.dual.dtype))
         seen = torch.ones(image.dual.shape[:2], dtype=torch.bool, device=confidence.device)
         context = torch.cat([image.dual, token[:, None].to(image.dual.dtype)], dim=1)
-        return context, torch.cat([seen, confidence[:, None] > 0], dim=1)
+        return context, torch.cat([seen, is_there], dim=1)
 
     def gates(self) -> dict[str, nn.Parameter]:
         """The scalar in front of every cross-attention, by name."""

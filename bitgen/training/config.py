@@ -233,6 +233,9 @@ class TrainConfig:
             fields = json.loads(text)
         except ValueError as error:
             raise ConfigError(f"expected a configuration as JSON, found {text[:60]!r}: {error}") from error
+        loss = fields.get("loss") if isinstance(fields, dict) else None
+        if isinstance(loss, dict) and "episode" in loss:
+            loss.setdefault("episode_rows", loss["episode"])  # of before there were two numbers
         return build(TrainConfig, fields, "config")
 
 

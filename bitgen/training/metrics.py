@@ -1,6 +1,7 @@
 """A run's figures: one JSON object a line in metrics.jsonl, and to Weights & Biases where asked for."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from bitgen.batch import Batch
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import mean_over_ranks, world
+
+log = logging.getLogger(__name__)
 
 
 class TrainingError(Exception):
@@ -48,6 +51,10 @@ class Meter:
 
     def add(self, step: int, figures: Mapping[str, Tensor], keys: tuple[str, ...]) -> None:
         """Scalars of one step by name, and the keys of its images."""
+        if self._figures and self._figures.keys() != figures.keys():  # stored by a version that had others
+            log.info("figures since the last reading are left out: the checkpoint has %s", ", ".join(self._figures))
+            self._figures.clear()
+            self._samples.clear()
         for name, value in figures.items():
             self._figures.setdefault(name, []).append(value)
         self._samples.append((step, keys))

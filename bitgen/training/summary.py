@@ -97,6 +97,7 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     layers = (vision.lora_layers if vision.mode == "lora" else 0) or shape["num_hidden_layers"]
     tower_trains = any(p.requires_grad for p in model.vision.parameters())
     tower = images * (patches + 1) * shape["hidden_size"] * layers * tower_trains * per_unit
+    tower += images * patches * model.vision.width * (2 if is_half else 4)  # what the compressor keeps of its input
     texts = images * config.data.texts_per_image
     pairs = 3 * images * bool(config.loss.itm) + texts * bool(config.loss.grounding)
     own = config.model.fusion_layers * (images + pairs) * patches

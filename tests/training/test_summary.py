@@ -115,7 +115,6 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte() -> None:
         ({"lora_layers": 1}, 1),
         ({"mode": "full", "lora_layers": 1}, 2),
         ({"mode": "frozen"}, 0),
-        ({"feature_layers": 2}, 2),
     ],
 )
 def test_the_towers_activations_are_those_of_the_layers_that_the_backward_pass_reaches(
@@ -124,9 +123,19 @@ def test_the_towers_activations_are_those_of_the_layers_that_the_backward_pass_r
     config = fakes.config(model={"vision": replace(fakes.VISION, **changes)})
     objective = fakes.objective(config)
     count_parameters(objective)
-    images, tokens, width = 4, 17, 32
+    images, patches, width = 4, 16, 32
     estimate = summary.estimate_memory(config, objective, ranks=1)
-    assert estimate["vision activations"] == images * tokens * width * layers * 68
+    assert estimate["vision activations"] == images * ((patches + 1) * layers * 68 + patches * 4) * width
+
+
+def test_the_compressor_keeps_the_features_of_all_layers_that_it_reads() -> None:
+    wide, narrow = (
+        summary.estimate_memory(config, fakes.objective(config), ranks=1)["vision activations"]
+        for config in (
+            fakes.config(model={"vision": replace(fakes.VISION, mode="frozen", feature_layers=k)}) for k in (2, 1)
+        )
+    )
+    assert (narrow, wide) == (4 * 16 * 32 * 4, 2 * 4 * 16 * 32 * 4)
 
 
 def test_a_queue_of_token_states_is_counted_to_the_byte() -> None:
