@@ -251,18 +251,12 @@ def batches(stream: Stream, config: TrainConfig, position: int, device: torch.de
         Tokenizer(),
         data.texts_per_image,
         config.run.seed,
-        data.workers or _cores_of_this_rank(),
+        data.workers or distributed.cores(),
         max_tokens=data.max_tokens,
         # What brings shards from a URL is threads of this process, which a fork has not; each would hash all shards.
         is_forked=stream.ahead is None and not data.verify_shards and sys.platform == "linux",
         is_pinned=device.type == "cuda",
     )
-
-
-def _cores_of_this_rank() -> int:
-    """Those that this process may use, shared with the machine's other ranks, which torchrun counts."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def listen_for_stop() -> Callable[[], bool]:

@@ -72,8 +72,9 @@ def test_the_weights_are_those_of_the_values_in_what_the_memory_reads() -> None:
 
 def test_an_image_that_the_memory_does_not_know_has_no_name() -> None:
     memory = _memory()
-    found = _filled(memory).recall(_noise(5, WIDTH, seed=50))
-    assert [(each.is_known, each.name) for each in found] == [(False, None)] * 5
+    found = _filled(memory, NAMES[:1]).recall(torch.cat([_noise(2, WIDTH, seed=0)[:1], _noise(9, WIDTH, seed=50)]))
+    assert found[0].name == NAMES[0]
+    assert {(each.is_known, each.name) for each in found} == {(True, NAMES[0]), (False, None)}
 
 
 def test_the_surest_name_comes_first() -> None:

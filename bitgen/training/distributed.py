@@ -15,6 +15,12 @@ def rank() -> int:
     return distributed.get_rank() if is_distributed() else 0
 
 
+def cores() -> int:
+    """Of this machine, that this rank may use: shared with the machine's other ranks, which torchrun counts."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, mine // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def world() -> int:
     return distributed.get_world_size() if is_distributed() else 1
 
