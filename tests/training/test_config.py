@@ -1,5 +1,6 @@
 """A run's configuration: its ranges, and its JSON."""
 
+import json
 from dataclasses import is_dataclass, replace
 from typing import Any, get_type_hints
 
@@ -184,3 +185,10 @@ def test_no_evaluation_data_stands_in_a_mixture() -> None:
 def test_a_run_without_a_loss_is_refused() -> None:
     with pytest.raises(ConfigError, match="loss to be above 0 for one of itc, itm, text, grounding, region"):
         TrainConfig(loss=LossConfig(itc=0.0, itm=0.0, text=0.0))
+
+
+def test_a_configuration_of_before_takes_its_episodes_from_as_many_rows() -> None:
+    fields = json.loads(TrainConfig().to_json())
+    del fields["loss"]["episode_rows"]
+    fields["loss"]["episode"] = 40
+    assert TrainConfig.from_json(json.dumps(fields)).loss.episode_rows == 40

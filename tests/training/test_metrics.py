@@ -94,3 +94,13 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with files_of_at_most(100), named, MetricsLog(tmp_path, fakes.config(), 0) as log:
         log.write(1, loss=0.5)
         log.write(2, event="x" * 200)
+
+
+def test_figures_that_were_stored_under_other_names_are_left_out() -> None:
+    """As a version stored them that had no memory_utilisation."""
+    meter = Meter({"loss": torch.tensor([1.0, 2.0])})
+    for step in (3, 4):
+        meter.add(step, {"loss": torch.tensor(6.0), "new": torch.tensor(1.0)}, ("a",))
+    meter.check()
+    read = meter.read()
+    assert (read["loss"], read["new"]) == (6.0, 1.0)
