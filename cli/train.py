@@ -145,13 +145,6 @@ def open_stream(config: TrainConfig, root: Root) -> Stream:
         raise ConfigError(
             f"expected optim.batch to be a multiple of {distributed.world()} ranks, found {config.optim.batch}"
         )
-    share = config.optim.batch // distributed.world()
-    if distributed.world() > 1 and config.loss.text and share % config.loss.episode_rows:
-        log.warning(
-            "loss.episode_rows %d does not divide the %d images of a rank: episodes are smaller than on one process",
-            config.loss.episode_rows,
-            share,
-        )
     if not config.data.mixture:
         raise ConfigError("expected data.mixture to name a dataset, found none")
     return Stream.open(

@@ -40,7 +40,7 @@ def bare_objective(losses: dict[str, Any]) -> Objective:
     for name, parameter in model.vision.lora_parameters():
         torch.nn.init.normal_(parameter, std=0.1 if "lora_B" in name else 0.01)
     data = DataConfig(image_px=fakes.SIDE, max_tokens=16)
-    objective = Objective(model, fakes.losses(**losses, queue=12, episode=2, episode_rows=2, episode_share=0.6), data)
+    objective = Objective(model, fakes.losses(**losses, queue=12, episode=3, episode_rows=8, episode_share=0.6), data)
     if objective.token_queue is not None:
         objective.token_queue.float()  # bfloat16 makes of a last digit's difference one of 0.4%
     return objective

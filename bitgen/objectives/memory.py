@@ -2,13 +2,13 @@
 
 An episode is up to `size` images, of `rows` neighbours in the batch, with one memory (Source: Larimar, arXiv 2403.11901; its
 episodes are random samples too). An image takes part when it has two texts, was drawn, no earlier image of its episode shows
-the same photograph, and the episode is not full. Which rows are neighbours does not depend on what is in them, so that a batch
-on several ranks has the episodes of the whole. What takes part is written as (code of one random half of its patches, code of
+the same photograph, and the episode is not full. The batch is that of all ranks, whose codes are gathered: any number of
+them has the same episodes. What takes part is written as (code of one random half of its patches, code of
 its first text) and recalled with the code of the other half; from that half and the recalled code the decoder predicts its
 second text, so nothing that is decoded was ever written. All other images decode their first text with all patches and an
 empty memory.
 
-Axes: B images, E episodes, S rows an episode, N patches, T texts, d width.
+Axes: B images of this rank, E episodes, S rows an episode, N patches, T texts, d width.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
+from bitgen.training.distributed import gather, rank, world
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,22 @@ def recall_episodes(
         takes_part: [B] bool, drawn for an episode.
         halves: [B, N] bool, the half that is written.
         size: images of an episode at most.
-        rows: S; a rank's B should be a multiple of it.
+        rows: S.
     """
-    takes_part = takes_part & (second_text >= 0)
-    by_episode = _Episodes(halves.shape[0], rows)
-    ids, active = by_episode.split(image_ids), by_episode.split(takes_part)
+    count = halves.shape[0]
+    own = slice(rank() * count, (rank() + 1) * count)
+    by_episode = _Episodes(world() * count, rows)
+    ids, active = by_episode.split(gather(image_ids)), by_episode.split(gather(takes_part & (second_text >= 0)))
     same_earlier = (ids[:, :, None] == ids[:, None, :]) & active[:, None, :]
     active = active & ~same_earlier.tril(diagonal=-1).any(dim=2)
     active = active & (active.cumsum(dim=1) <= size)
-    takes_part = by_episode.join(active)
+    takes_part = by_episode.join(active)[own]
 
-    written = model.image_pool(image.dual, halves)
-    asked = model.image_pool(image.dual, ~halves)
-    state = model.memory.empty(active.shape[0])
-    state = model.memory.write(
-        state, by_episode.split(written), by_episode.split(text.code[first_text].float()), active
-    )
-    reading = model.memory.read(state, by_episode.split(asked))
-    recalled = by_episode.join(reading.values * reading.confidence[..., None])
+    written, asked = model.image_pool(image.dual, halves), model.image_pool(image.dual, ~halves)
+    keys, values, queries = (by_episode.split(gather(part)) for part in (written, text.code[first_text].float(), asked))
+    state = model.memory.write(model.memory.empty(active.shape[0]), keys, values, active)
+    reading = model.memory.read(state, queries)
+    recalled = by_episode.join(reading.values * reading.confidence[..., None])[own]
     token = model.reading_projection(recalled.to(image.dual.dtype))
 
     with torch.no_grad():  # a figure, no loss
