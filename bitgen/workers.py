@@ -240,7 +240,7 @@ class Forked:
             other.close()  # else it would not see this process end
         for other in _living - {self}:
             other.disown()
-        # Both may come to the whole group, as from torchrun: this process's parent then finishes its step, for which it needs us.
+        # Both may come to the whole group, as from torchrun; the parent then finishes its step, and needs batches for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         gc.freeze()  # what was there before is not looked at, and stays shared
@@ -249,11 +249,10 @@ class Forked:
         with contextlib.suppress(OSError):  # nobody reads the pipe any more
             while message := self._to_do.recv(_MESSAGE_BYTES):
                 task = _read_task(message)
-                images = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
+                pixels = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
+                images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
                 try:
-                    said = _encode(
-                        self._fill(task.positions, torch.from_numpy(images).permute(0, 3, 1, 2), task.max_tokens)
-                    )
+                    said = _encode(self._fill(task.positions, images, task.max_tokens))
                 except Exception as error:  # noqa: BLE001 (it is raised in the other process)
                     _send_error(pipe, task.number, error)
                 else:
@@ -262,6 +261,7 @@ class Forked:
 
 
 _MESSAGE_BYTES = 1 << 16
+"""More than any task takes: 16 positions and four numbers."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode, _read_task = msgspec.msgpack.Decoder(list[Row]).decode, msgspec.msgpack.Decoder(_Task).decode
 _read_answer = msgspec.msgpack.Decoder(tuple[int, bytes, str]).decode

@@ -124,7 +124,7 @@ def serve(context: ssl.SSLContext | None = None) -> Iterator[Server]:
         listener.socket = context.wrap_socket(listener.socket, server_side=True)
     listener.daemon_threads = True
     server = Server(listener.server_address[1])
-    listener.app = server  # type: ignore[attr-defined]
+    listener.app = server  # type: ignore[attr-defined] (put there by `serve`)
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -139,7 +139,7 @@ def serve(context: ssl.SSLContext | None = None) -> Iterator[Server]:
 class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         """As ever, but a client that hangs up is no news."""
-        app: Server = self.server.app  # type: ignore[attr-defined]
+        app: Server = self.server.app  # type: ignore[attr-defined] (put there by `serve`)
         app.connections += 1
         if app.keeps_connections:
             self.protocol_version = "HTTP/1.1"
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        server: Server = self.server.app  # type: ignore[attr-defined]
+        server: Server = self.server.app  # type: ignore[attr-defined] (put there by `serve`)
         with server.changed:
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)

@@ -80,7 +80,7 @@ def test_no_file_is_longer_than_300_lines() -> None:
 
 def test_every_package_that_is_installed_is_imported_by_a_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {re.match(r"[\w-]+", line).group().lower() for line in project["dependencies"]}  # type: ignore[union-attr]
+    named = {re.match(r"[\w-]+", line).group().lower() for line in project["dependencies"]}  # type: ignore[union-attr] (each has a name)
     entries = [ROOT / "cli" / (target.split(":")[0].split(".")[1] + ".py") for target in project["scripts"].values()]
     used = {name.split(".")[0] for entry in entries for path in reachable(entry) for name in imports(path)}
     assert {name for name in named if DISTRIBUTIONS.get(name, name) not in used} == set()

@@ -66,7 +66,7 @@ def memory() -> Iterator[MemoryFileSystem]:
 
 def put(url: str, body: bytes) -> None:
     with fsspec.open(url, "wb") as file:
-        file.write(body)  # type: ignore[attr-defined]
+        file.write(body)  # type: ignore[attr-defined] (a file of the memory store)
 
 
 def get(url: str, target: Path, expected: Expected | None = None) -> list[float]:

@@ -155,7 +155,7 @@ class _Window:
     def peek(self) -> str:
         """The next character that is no white space, and the place moves to it; "" at the end of the file."""
         while True:
-            self._at = _space(self._text, self._at).end()  # type: ignore[union-attr]
+            self._at = _space(self._text, self._at).end()  # type: ignore[union-attr] (it matches anywhere, if nothing)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._grow():

@@ -5,7 +5,7 @@ import sys
 import pyarrow as pa
 
 import pipeline.building.chunks
-import pipeline.building.write  # noqa: F401
+import pipeline.building.write  # noqa: F401 (for the workers)
 from bitgen.tokens import shared_tokenizer
 
 
@@ -21,7 +21,7 @@ class _Without:
 
 
 # At its first array pyarrow imports pandas, to know its types, and never again: 0.2 s before the first task.
-sys.meta_path.insert(0, without := _Without("pandas"))  # type: ignore[arg-type]
+sys.meta_path.insert(0, without := _Without("pandas"))  # type: ignore[arg-type] (only its find_spec is called)
 pa.array([0])
-sys.meta_path.remove(without)  # type: ignore[arg-type]
+sys.meta_path.remove(without)  # type: ignore[arg-type] (likewise)
 shared_tokenizer()

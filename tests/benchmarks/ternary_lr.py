@@ -18,7 +18,7 @@ from bitgen.batch import Batch
 from bitgen.model.bitgen import BitGen
 from bitgen.model.bitlinear import BitLinear, ternarised_once
 from bitgen.objectives.total import Objective, draw
-from bitgen.training.config import LossConfig, ModelConfig, OptimConfig
+from bitgen.training.config import LossConfig, OptimConfig
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
 from tests import fakes
@@ -28,19 +28,15 @@ CELLS = 4
 COLOURS = torch.tensor([[220, 40, 40], [40, 200, 60], [50, 80, 230], [230, 210, 50], [160, 60, 190], [60, 200, 210]])
 WORDS = 1 + len(COLOURS) + CELLS**2
 """End of text (0), colours, places."""
-MODEL = ModelConfig(
+MODEL = replace(
+    fakes.MODEL,
     vision=replace(fakes.VISION, mode="full"),
     width=32,
     compressor_width=48,
-    heads=2,
     ffn=64,
-    text_layers=2,
-    fusion_layers=1,
     decoder_layers=2,
-    grounding_layers=1,
-    memory_slots=4,
 )
-LOSS = LossConfig(queue=0, label_smoothing=0.0, episode=8)
+LOSS = LossConfig(queue=0, label_smoothing=0.0, episode=8, episode_rows=8)
 
 
 def pairs(seed: int, batch: int) -> Iterator[Batch]:

@@ -1,14 +1,15 @@
 """The memory against ridge regression in float64, torch.distributions, and what its definition promises.
 
-T1 to T12 are the tests that `reference/memory_and_bitnet.md`, section 1.6, asks for. T6 is in `test_larimar.py`, T12 in
-`test_memory_file.py`.
+T1 to T12 number the properties that an exact memory has; T6 is in `test_larimar.py`.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -373,6 +374,15 @@ def test_the_gradient_of_the_noise_agrees_with_finite_differences() -> None:
     _loss(memory, pairs, -2.0).backward()
     assert memory.log_noise.grad is not None
     assert memory.log_noise.grad.item() == pytest.approx(slope, rel=1e-2)
+
+
+def test_a_state_survives_a_file(tmp_path: Path) -> None:
+    """T12."""
+    memory, pairs = _memory(), _pairs(4)
+    state = _full(memory, pairs)
+    save_file({name: tensor.detach() for name, tensor in state._asdict().items()}, tmp_path / "state.safetensors")
+    loaded = MemoryState(**load_file(tmp_path / "state.safetensors"))
+    assert memory.read(loaded, pairs[0]).values.equal(memory.read(state, pairs[0]).values)
 
 
 def test_the_memory_survives_a_state_dict() -> None:

@@ -119,7 +119,7 @@ def test_caption_loss_is_the_mean_over_tokens() -> None:
     losses = [
         torch.nn.functional.cross_entropy(states[t, l] @ embedding.T, batch.token_ids[t, l + 1], label_smoothing=0.1)
         for t in range(4)
-        for l in range(lengths[t] - 1)  # noqa: E741
+        for l in range(lengths[t] - 1)  # noqa: E741 (a token, as in the formula)
     ]
     found = objective(batch, _draws())["text"]
     assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-5)

@@ -204,7 +204,7 @@ def test_a_worker_that_is_killed_is_an_error(tmp_path: Path, server: Server) -> 
 
 def source(**crawling: object) -> Source:
     """A source of a manifest with this [crawl] table."""
-    table = Crawling(**crawling)  # type: ignore[arg-type]
+    table = Crawling(**crawling)  # type: ignore[arg-type] (values of many kinds)
     return Source("s", "coarse", "train", "train", "table", ("a.csv",), ("crawl",), crawl=True, crawling=table)
 
 

@@ -45,7 +45,7 @@ def test_a_box_with_a_nan_is_refused() -> None:
 
 
 def test_a_box_of_words_is_refused() -> None:
-    assert refused(["a", "b", "c", "d"]).reason == "bad_box"  # type: ignore[list-item]
+    assert refused(["a", "b", "c", "d"]).reason == "bad_box"  # type: ignore[list-item] (what is wrong is the point)
 
 
 def test_a_box_of_numbers_beyond_measure_is_refused() -> None:

@@ -37,7 +37,7 @@ class _Keeping(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.server.connections += 1  # type: ignore[attr-defined]
+        self.server.connections += 1  # type: ignore[attr-defined] (put there by the test)
         self.requests = 0
 
     def do_GET(self) -> None:
@@ -63,7 +63,7 @@ class _Keeping(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        self.server.ended.set()  # type: ignore[attr-defined]
+        self.server.ended.set()  # type: ignore[attr-defined] (put there by the test)
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""

@@ -24,7 +24,7 @@ from tests.servers import Cut, Drop, Page, Redirect, Server, Slow, Status, Toget
 
 def opener(server: Server, **manners: object) -> PoliteOpener:
     allowed = {"private": (f"127.0.0.1:{server.port}",), "back_off_s": 0.0}
-    return PoliteOpener(Manners(**(allowed | manners)))  # type: ignore[arg-type]
+    return PoliteOpener(Manners(**(allowed | manners)))  # type: ignore[arg-type] (values of many kinds)
 
 
 def outcome(asking: PoliteOpener, url: str) -> str:
