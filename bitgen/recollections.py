@@ -10,8 +10,8 @@ A name's confidence is the sum of the weights of its images, cut to 0..1: 0 wher
 it, so names may be as alike as they like: the value nearest to what is read is often that of another name, since a reading
 stays between the prior and what was written.
 
-Forgetting subtracts what remembering added, and leaves nothing but fp32's rounding (some parts in 10⁷ of what is remembered
-beside it); the memory of the last name forgotten is empty to the bit. Axes: N images of a name, M of all, Q asked for, K slots,
+Forgetting writes what is left into an empty memory: nothing stays of what is forgotten, not even its rounding.
+Axes: N images of a name, M of all, Q asked for, K slots,
 C width.
 """
 
@@ -81,10 +81,12 @@ class Recollections:
             raise InputError(
                 f"expected a remembered name, {', '.join(map(repr, self.names)) or 'none so far'}; found {name!r}"
             )
-        written = self._written.pop(name)
-        # With the last one gone there is nothing to subtract from: zeros are what is left, without their rounding.
-        is_last = not self._written
-        self._state = self._memory.empty(1) if is_last else self._memory.forget(self._state, *_rows(written))
+        del self._written[name]
+        self._state = self._memory.empty(1)
+        for (
+            written
+        ) in self._written.values():  # again, rather than to subtract: no rounding is left of what is forgotten
+            self._state = self._memory.write(self._state, *_rows(written))
 
     def recall(self, keys: Tensor) -> list[Recollection]:
         """What is held at each of `keys` [Q, C]."""
