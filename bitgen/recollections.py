@@ -11,8 +11,8 @@ it, so names may be as alike as they like: the value nearest to what is read is 
 stays between the prior and what was written.
 
 Forgetting writes what is left into an empty memory: nothing stays of what is forgotten, not even its rounding.
-Axes: N images of a name, M of all, Q asked for, K slots,
-C width.
+
+Axes: N images of a name, M of all, Q asked for, K slots, C width.
 """
 
 from dataclasses import dataclass
