@@ -1,14 +1,15 @@
 """Images and their texts become rows of a batch: drawn, tokenised, decoded, and replaced where they do not decode."""
 
 import logging
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from bitgen.image import Crop, DecodeError, Transform, decode
+from bitgen.image import DecodeError, Transform, decode
 from bitgen.record import Sample, image_id
 from bitgen.tokens import Tokenizer, token_span
 
@@ -44,14 +45,16 @@ def choose_texts(texts: int, epoch: int, count: int) -> tuple[int, ...]:
 
 
 class Words(NamedTuple):
-    """The texts of an image. Spans and boxes are flat: a batch moves all its boxes at once."""
+    """The texts of an image. Everything is flat: a batch has all its tokens and moves all its boxes at once."""
 
-    texts: list[tuple[int, ...]]
+    lengths: list[int]
     """Tokens of each text."""
-    spans: list[tuple[int, int, int]]
-    """Of each phrase: its text, tokens [start, stop)."""
-    boxes: list[tuple[int, float, float, float, float]]
-    """Of each box: its span, corners in fractions of the stored image."""
+    ids: list[int]
+    """Tokens, text by text."""
+    spans: list[int]
+    """Of each phrase three: its text, tokens [start, stop)."""
+    boxes: list[float]
+    """Of each box five: its phrase, corners in fractions of the stored image."""
     truncated: int
     """Phrases that were cut off with the end of their text."""
 
@@ -60,16 +63,50 @@ class Row(NamedTuple):
     """An image ready for a batch, its pixels apart."""
 
     key: str
-    image_id: int
-    """`bitgen.record.image_id`."""
-    position: int
     words: Words
-    size: tuple[int, int]
-    """Width and height of the stored image in pixels."""
-    crop: Crop
-    """What the model sees, in those pixels."""
-    replaced: int
-    """Samples that did not decode, in whose place this one stands."""
+    numbers: tuple[int, ...]
+    """In the order of `NUMBERS`."""
+
+
+NUMBERS = (
+    *("image_id", "position", "width", "height", "crop_x0", "crop_y0", "crop_x1", "crop_y1"),
+    *("texts", "phrases", "boxes", "truncated", "replaced"),
+)
+"""Of each row: `bitgen.record.image_id`; its position; pixels of the stored image, and of what the model sees in it; how many
+texts, phrases and boxes it has; phrases cut off; samples that did not decode, in whose place it stands."""
+
+
+class Rows(NamedTuple):
+    """Rows as they travel between processes: keys, and numbers as NumPy reads them."""
+
+    keys: list[str]
+    numbers: bytes
+    """[rows, NUMBERS] int64."""
+    lengths: bytes
+    """[texts] int64."""
+    ids: bytes
+    """[tokens] uint16."""
+    spans: bytes
+    """[phrases, 3] int64, the text within its row's."""
+    boxes: bytes
+    """[boxes, 5] float64, the phrase within its row's."""
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> "Rows":
+        """The same rows."""
+        words = [row.words for row in rows]
+        return Rows(
+            [row.key for row in rows],
+            _bytes("q", [row.numbers for row in rows]),
+            _bytes("q", [each.lengths for each in words]),
+            _bytes("H", [each.ids for each in words]),
+            _bytes("q", [each.spans for each in words]),
+            _bytes("d", [each.boxes for each in words]),
+        )
+
+
+def _bytes(kind: str, numbers: Iterable[Iterable[float]]) -> bytes:
+    return array(kind, chain.from_iterable(numbers)).tobytes()
 
 
 @dataclass(frozen=True)
@@ -86,23 +123,28 @@ class Recipe:
 
     def words(self, item: Drawn) -> Words:
         """The texts that the item's epoch shows."""
-        words, truncated, texts = Words([], [], [], 0), 0, item.sample.texts
+        texts, truncated, phrases = item.sample.texts, 0, 0
+        lengths, ids, spans, boxes = list[int](), list[int](), list[int](), list[float]()
         count = len(texts) if self.texts_per_image is None else self.texts_per_image
         for chosen in choose_texts(len(texts), item.epoch, count):
             text = texts[chosen]
             if text.phrases:
                 encoded = self.tokenizer.encode(text.text, self.max_tokens)
+                tokens = encoded.ids
                 for phrase in text.phrases:
                     span = token_span(encoded, phrase.start, phrase.stop)
                     if span is None:
                         truncated += 1
                         continue
-                    words.boxes.extend((len(words.spans), b.x0, b.y0, b.x1, b.y1) for b in phrase.boxes)
-                    words.spans.append((len(words.texts), *span))
-                words.texts.append(encoded.ids)
+                    spans += (len(lengths), *span)
+                    for box in phrase.boxes:
+                        boxes += (phrases, box.x0, box.y0, box.x1, box.y1)
+                    phrases += 1
             else:
-                words.texts.append(self.tokenizer.ids(text.text, self.max_tokens))
-        return Words(words.texts, words.spans, words.boxes, truncated)
+                tokens = self.tokenizer.ids(text.text, self.max_tokens)
+            lengths.append(len(tokens))
+            ids += tokens
+        return Words(lengths, ids, spans, boxes, truncated)
 
     def row(self, item: Drawn, words: Words, image: Tensor, replaced: int = 0) -> Row:
         """Fill `image` [3, S, S] with the item's pixels. Raises `DecodeError`."""
@@ -110,12 +152,13 @@ class Recipe:
         height, width = pixels.shape[1:]
         crop = self.transform.crop(width, height, self.seed, item.position)
         self.transform.resize(pixels, crop, image)
-        return Row(item.sample.key, image_id(item.sample), item.position, words, (width, height), crop, replaced)
+        counts = len(words.lengths), len(words.spans) // 3, len(words.boxes) // 5, words.truncated, replaced
+        return Row(item.sample.key, words, (image_id(item.sample), item.position, width, height, *crop, *counts))
 
 
 def fill(
     draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: Tensor, max_tokens: int
-) -> list[Row]:
+) -> Rows:
     """Rows of `positions`, their texts of at most `max_tokens`, their pixels in `images` [positions, 3, S, S].
 
     Where an image does not decode, `draw(position, attempt)` gives another. Raises `BatchError` after 16 attempts;
@@ -124,16 +167,22 @@ def fill(
     recipe = replace(recipe, max_tokens=min(recipe.max_tokens, max_tokens))
     drawn = []
     for position in positions:
-        with _Note(f"while making the sample at position {position}"):
+        try:
             item = draw(position, 0)
             # All texts before all pixels: a decoded image sweeps the tokenizer's tables out of the processor's cache
             # (2,720 us an image in turn, 2,570 like this).
             drawn.append((item, recipe.words(item)))
+        except Exception as error:
+            error.add_note(_place(position))
+            raise
     rows = []
     for (item, words), image in zip(drawn, images, strict=True):
-        with _Note(f"while making the sample at position {item.position}"):
+        try:
             rows.append(_row(draw, recipe, item, words, image))
-    return rows
+        except Exception as error:
+            error.add_note(_place(item.position))
+            raise
+    return Rows.of(rows)
 
 
 def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: Words, image: Tensor) -> Row:
@@ -143,24 +192,14 @@ def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: 
             item = draw(position, attempt)
             words = recipe.words(item)
         try:
-            with _Note(f"of the sample {item.sample.key}"):
-                return recipe.row(item, words, image, attempt)
+            return recipe.row(item, words, image, attempt)
         except DecodeError as error:
             log.warning("replaced %s at position %d: %s", item.sample.key, position, error)
+        except Exception as error:
+            error.add_note(f"of the sample {item.sample.key}")
+            raise
     raise BatchError(f"expected an image that decodes in {ATTEMPTS} draws, found none: position {position}")
 
 
-class _Note:
-    """Adds `text` to whatever is raised inside."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            error.add_note(self.text)
+def _place(position: int) -> str:
+    return f"while making the sample at position {position}"

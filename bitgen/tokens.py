@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,6 +148,9 @@ def shared_tokenizer() -> Tokenizer:
     return Tokenizer()
 
 
+_END = itemgetter(1)
+
+
 def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | None:
     """Tokens [first, last + 1) of the row that overlap characters [start, stop) of the text.
 
@@ -157,7 +161,7 @@ def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | Non
     first = last = -1
     offsets = encoded.offsets
     # Tokens end in order, so the ones before the span are passed over at once.
-    for token in range(bisect_right(offsets, start, 1, len(offsets) - 1, key=_end), len(offsets) - 1):
+    for token in range(bisect_right(offsets, start, 1, len(offsets) - 1, key=_END), len(offsets) - 1):
         a, b = offsets[token]
         while a < b and encoded.text[a].isspace():
             a += 1
@@ -167,7 +171,3 @@ def token_span(encoded: Encoded, start: int, stop: int) -> tuple[int, int] | Non
             first = token if first < 0 else first
             last = token
     return None if first < 0 else (first, last + 1)
-
-
-def _end(offset: tuple[int, int]) -> int:
-    return offset[1]

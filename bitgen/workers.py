@@ -28,11 +28,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgen.row import Row
+from bitgen.row import Rows
 
-Fill = Callable[[Sequence[int], Tensor, int], list[Row]]
+Fill = Callable[[Sequence[int], Tensor, int], Rows]
 """`fill(positions, images, max_tokens)`: rows of positions, their pixels in `images` [positions, 3, S, S]."""
-Rows = Callable[[], list[Row]]
+Answer = Callable[[], Rows]
 """Waits for rows, and raises what their maker raised."""
 
 
@@ -63,7 +63,7 @@ class Workers(Protocol):
         """Whether there is no more memory until a tensor is dropped."""
         ...
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
         """Has rows made of `positions`, their pixels from image `start` of `memory` on. Answers are taken in order."""
         ...
 
@@ -90,7 +90,7 @@ class Threads:
         shape, form = (images, 3, self._side_px, self._side_px), torch.channels_last
         return Memory(torch.empty(shape, dtype=torch.uint8, pin_memory=True, memory_format=form))
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
         task = positions, memory.images[start : start + len(positions)], max_tokens
         return partial(self._fill, *task) if self._pool is None else self._pool.submit(self._fill, *task).result
 
@@ -156,7 +156,7 @@ class Forked:
         self._memory = mmap.mmap(-1, int(np.prod(self._shape)))  # anonymous: /dev/shm is small in many containers
         self._free = list(range(slots))
         self._asked = 0
-        self._answers: dict[int, Callable[[], list[Row]]] = {}
+        self._answers: dict[int, Answer] = {}
         """By the task's number."""
         self._processes: dict[Connection, BaseProcess] = {}
         # A message is taken whole, by one of the workers that wait, and the last reader of an end sees the other closed.
@@ -177,7 +177,7 @@ class Forked:
         slot = self._free.pop()
         return Memory(_lent(self._arrays()[slot, :images], partial(self._free.append, slot)), slot)
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Rows:
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
         """As of `Workers`; the answer raises `WorkerError` where a worker was killed."""
         if len(self._processes) < self._workers:
             self._fork()  # those before are at work by now: it takes 10 ms where torch has its CUDA libraries
@@ -212,7 +212,7 @@ class Forked:
         theirs.close()
         self._processes[ours] = process
 
-    def _answer(self, number: int) -> list[Row]:
+    def _answer(self, number: int) -> Rows:
         while number not in self._answers:
             self._collect()
         return self._answers.pop(number)()
@@ -263,7 +263,7 @@ class Forked:
 _MESSAGE_BYTES = 1 << 16
 """More than any task takes: 16 positions and four numbers."""
 _encode = msgspec.msgpack.Encoder().encode
-_decode, _read_task = msgspec.msgpack.Decoder(list[Row]).decode, msgspec.msgpack.Decoder(_Task).decode
+_decode, _read_task = msgspec.msgpack.Decoder(Rows).decode, msgspec.msgpack.Decoder(_Task).decode
 _read_answer = msgspec.msgpack.Decoder(tuple[int, bytes, str]).decode
 _living: "weakref.WeakSet[Forked]" = weakref.WeakSet()
 """What a worker of one inherits the ends of, and has to close, or neither's workers would see this process end."""
@@ -286,7 +286,7 @@ def _received(pipe: Connection) -> Exception:
         return WorkerError(f"expected rows of a worker process, found an error that cannot be rebuilt here: {error!r}")
 
 
-def _raise(error: Exception, trace: str) -> list[Row]:
+def _raise(error: Exception, trace: str) -> Rows:
     raise error from WorkerError(trace)
 
 

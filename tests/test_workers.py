@@ -14,7 +14,7 @@ import torch
 
 from bitgen.batch import Item, load
 from bitgen.image import Transform
-from bitgen.row import Row
+from bitgen.row import Rows
 from bitgen.workers import Forked, WorkerError
 from tests.items import TOKENIZER, Plan, broken, draw, item, loaded, same
 
@@ -105,7 +105,7 @@ def test_a_small_batch_has_work_for_all_workers() -> None:
     forked.close()
 
 
-def fill(positions: Sequence[int], images: torch.Tensor, max_tokens: int) -> list[Row]:
+def fill(positions: Sequence[int], images: torch.Tensor, max_tokens: int) -> Rows:
     """Nobody asks for it."""
     raise AssertionError
 
