@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         world = World(options.train, options.val, options.test, options.side, tuple(options.objects), options.seed)
         scenes = sum(world.splits.values())
         print(f"drawing {scenes:,} scenes of {world.side_px} pixels into {options.folder}", file=sys.stderr)
+        if options.dry_run:
+            return 0
         is_new = write_world(options.folder, world, options.workers)
     except ValueError as error:
         print(f"bitgen-shapes: {error}", file=sys.stderr)
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         help="things in a scene: one of these numbers (default: 4 5)",
     )
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be drawn, and end")
     return parser
 
 

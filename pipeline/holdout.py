@@ -38,6 +38,9 @@ _LISTS = {
 
 _ID = re.compile(r"(coco|vg|flickr):[1-9][0-9]*|(?!coco:|vg:|flickr:)[a-z0-9_-]+:\S+")
 
+_NOT_COCOS = re.compile(r"coco:[0-9]{7,}")
+"""Ids of a set in COCO's layout: those of COCO's own photographs have six digits at most."""
+
 LOOK_PX = 128
 """Sides of the grey image that a look is taken of, at least."""
 # On 1,307 photographs of COCO and Flickr30k no two looks are nearer than 6 bits (853,471 pairs); of the same photographs
@@ -136,7 +139,7 @@ def open_kinds(ids: Iterable[str], places: Iterable[str]) -> set[str]:
     """Kinds of `ids` whose evaluation lists may be missing; none where a URL or path says COCO train2017."""
     if any(_TRAIN2017.search(place) for place in places):
         return set()
-    return _LISTS.keys() & {id.partition(":")[0] for id in ids}
+    return _LISTS.keys() & {id.partition(":")[0] for id in ids if not _NOT_COCOS.fullmatch(id)}
 
 
 def missing_lists(kinds: Iterable[str], raw: Path) -> list[str]:

@@ -5,36 +5,35 @@
     FOLDER/annotations/grounded_train.json    MDETR's sentences
     FOLDER/shapes.toml                        the manifest; written last, so that what has one is whole
 
-Splits: `train`; `val`, drawn like it, to watch a training by; `test`, other templates and layouts, and every two scenes in
-turn twins that differ in one attribute or have two colours changed; `unseen`, like test, but some thing in each scene has a
-(colour, shape) pair of `HELD_OUT`, and only those things' phrases have boxes.
+Splits: `train`; `val`, drawn like it, to watch a training by; `test`, with other templates, and every two scenes in turn
+are twins that differ in one attribute or have two colours changed; `unseen`, like test, but some thing in each scene is of
+a (colour, shape) pair of `HELD_OUT`, and only the phrases of such things have boxes. Beside it, test's scenes have a set
+of sentences in which only the phrases of one pair have boxes: what the unseen ones are to be compared with.
 
-A scene is a pure function of (seed, split, number, sizes): a larger world holds a smaller one, and the files of two runs
+A scene is a pure function of (seed, split, number, objects): a larger world holds a smaller one, and the files of two runs
 are equal, byte for byte, under one version of Pillow.
 """
 
 import io
-import json
 import random
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bitgen.disk import file_sha256
 from bitgen.progress import progress
 from pipeline.building.workers import LocalWorkers
 from pipeline.drawing.captions import captions, pairs
 from pipeline.drawing.expressions import sentences
-from pipeline.drawing.picture import box_px, jpeg, picture
+from pipeline.drawing.picture import jpeg, picture
+from pipeline.drawing.records import Rows, RowsFile, caption_rows, file_name, sentence_rows
 from pipeline.drawing.scene import HELD_OUT, Scene, draw_scene, draw_twins
 from pipeline.files import locked, replacing, sweep, write_text
 
-__all__ = ["HELD_OUT", "ShapesError", "World", "pairs", "write_world"]
+__all__ = ["HELD_OUT", "MANIFEST", "ShapesError", "World", "pairs", "write_world"]
 
 MANIFEST = "shapes.toml"
 FIRST_ID = {"train": 10_000_000, "val": 20_000_000, "test": 30_000_000, "unseen": 40_000_000}
@@ -43,8 +42,17 @@ MOST_SCENES = 10_000_000
 """Of a split: ids to the next one's."""
 _TEMPLATES = {"train": "train", "val": "train", "test": "test", "unseen": "test"}
 _TWINS = ("test", "unseen")
-_ROWS_PER_SCENE = 100
-"""Ids for the captions, sentences or boxes of a scene; it has no more than 8 sentences with 3 boxes each."""
+_SOURCES = {
+    "train": (("shapes-train", "captions_train"), ("shapes-grounded-train", "grounded_train")),
+    "val": (("shapes-val", "captions_val"), ("shapes-grounded-val", "grounded_val")),
+    "test": (
+        ("shapes-test", "captions_test"),
+        ("shapes-grounded-test", "grounded_test"),
+        ("shapes-seen-grounded-test", "grounded_seen"),
+    ),
+    "unseen": (("shapes-unseen-test", "captions_unseen"), ("shapes-unseen-grounded-test", "grounded_unseen")),
+}
+"""By split: datasets and their annotation files, those of captions first."""
 _SCENES_PER_TASK = 100  # even: twins stay together
 
 
@@ -96,11 +104,8 @@ class Drawn(NamedTuple):
 
     name: str
     image: bytes
-    caption_image: str
-    """Rows of JSON, here and below, with a comma between them."""
-    caption_rows: str
-    sentence_rows: str
-    box_rows: str
+    rows: tuple[Rows, ...]
+    """For each of its split's annotation files."""
 
 
 def write_world(folder: Path, world: World, workers: int = 1) -> bool:
@@ -116,10 +121,8 @@ def write_world(folder: Path, world: World, workers: int = 1) -> bool:
             sweep(each)
         with progress("drawing", sum(world.splits.values()), "scenes") as counter:
             for split, count in world.splits.items():
-                tasks = (
-                    Task(world, split, start, min(start + _SCENES_PER_TASK, count))
-                    for start in range(0, count, _SCENES_PER_TASK)
-                )
+                starts = range(0, count, _SCENES_PER_TASK)
+                tasks = (Task(world, split, start, min(start + _SCENES_PER_TASK, count)) for start in starts)
                 with _written(folder, split) as add:
                     for drawn in crew.each(draw, tasks):
                         for each in drawn:
@@ -137,93 +140,56 @@ def scenes(world: World, split: str, start: int, stop: int) -> Iterator[tuple[Sc
         if step == 1:
             yield draw_scene(rng, world.objects, is_unseen), rng
             continue
-        ground = rng.random()
-        for i, scene in enumerate(draw_twins(rng, world.objects, is_unseen)):
-            if start <= number + i < stop:
-                # One ground for both: what tells twins apart is what is drawn on it.
-                yield scene, random.Random(f"{ground}")
+        # One ground for both: what tells twins apart is what is drawn on it.
+        ground = f"{rng.random()}"
+        for i, scene in enumerate(draw_twins(rng, world.objects, is_unseen), number):
+            if start <= i < stop:
+                yield scene, random.Random(ground)
 
 
 def draw(task: Task) -> list[Drawn]:
     """The scenes of a task, in order."""
-    found = enumerate(scenes(*task), task.start)
-    return [_drawn(task.world, task.split, FIRST_ID[task.split] + i, scene, rng) for i, (scene, rng) in found]
+    world, split, start, _ = task
+    found = enumerate(scenes(*task), FIRST_ID[split] + start)
+    return [_drawn(world.side_px, split, id, scene, rng) for id, (scene, rng) in found]
 
 
-def _drawn(world: World, split: str, id: int, scene: Scene, rng: random.Random) -> Drawn:
-    templates, name = _TEMPLATES[split], f"{id:012d}.jpg"
-    image = jpeg(picture(scene, rng, world.side_px))
-    size = {"width": world.side_px, "height": world.side_px}
-    texts = captions(scene, rng, templates)
-    about = frozenset(i for i, thing in enumerate(scene.things) if thing.pair in HELD_OUT)
-    rows, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
-    for sentence in sentences(scene, rng, templates, about):
-        row = id * _ROWS_PER_SCENE + len(rows)
-        for start, stop, who in sentence.phrases:
-            for i in who:
-                x, y, w, h = box_px(scene.things[i], world.side_px)
-                box = {"id": id * _ROWS_PER_SCENE + len(boxes), "image_id": row, "category_id": 1}
-                place = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
-                boxes.append(box | place | {"tokens_positive": [[start, stop]]})
-        whose = {"id": row, "original_id": id, "file_name": name} | size
-        rows.append(whose | {"caption": sentence.text, "dataset_name": "mixed", "data_source": "coco"})
-    captioned = [{"id": id * _ROWS_PER_SCENE + i, "image_id": id, "caption": text} for i, text in enumerate(texts)]
-    return Drawn(
-        name, image, _json([{"id": id, "file_name": name} | size]), _json(captioned), _json(rows), _json(boxes)
-    )
-
-
-def _json(rows: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(rows, separators=(",", ":"))[1:-1]
+def _drawn(side_px: int, split: str, id: int, scene: Scene, rng: random.Random) -> Drawn:
+    templates = _TEMPLATES[split]
+    image = jpeg(picture(scene, rng, side_px))
+    rows = [caption_rows(id, side_px, captions(scene, rng, templates))]
+    everything = frozenset(range(len(scene.things)))
+    unseen = frozenset(i for i in everything if scene.things[i].pair in HELD_OUT)
+    asked = [unseen or everything]
+    if split == "test":
+        pair = rng.choice(scene.things).pair
+        asked.append(frozenset(i for i in everything if scene.things[i].pair == pair))
+    for about in asked:
+        rows.append(sentence_rows(id, side_px, scene, sentences(scene, rng, templates, about)))
+    return Drawn(file_name(id), image, tuple(rows))
 
 
 @contextmanager
 def _written(folder: Path, split: str) -> Iterator[Callable[[Drawn], None]]:
-    """What takes the scenes of a split, in order; its three files appear when the block ends well."""
+    """What takes the scenes of a split, in order; its files appear when the block ends well."""
     with ExitStack() as stack:
-        enter = stack.enter_context
-        tar, captioned, grounded = (enter(replacing(folder / name)) for name in _names(split))
-        opened = enter(tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT))  # noqa: SIM115 (the stack closes it)
-        files = [enter(_Rows(path)) for path in (captioned, grounded)]
+        tar, *annotations = (stack.enter_context(replacing(folder / name)) for name in _names(split))
+        opened = stack.enter_context(tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT))
+        files = [stack.enter_context(RowsFile(path)) for path in annotations]
 
         def add(drawn: Drawn) -> None:
             info = tarfile.TarInfo(f"{split}/{drawn.name}")
             info.size = len(drawn.image)
             opened.addfile(info, io.BytesIO(drawn.image))
-            files[0].add(drawn.caption_image, drawn.caption_rows)
-            files[1].add(drawn.sentence_rows, drawn.box_rows)
+            for file, rows in zip(files, drawn.rows, strict=True):
+                file.add(rows)
 
         yield add
 
 
-class _Rows:
-    """An annotation file of `images` and `annotations`, neither of which is ever in memory as a whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._comma = path, ""
-
-    def __enter__(self) -> "_Rows":
-        self._file = self._path.open("w", encoding="ascii")
-        self._rest = tempfile.TemporaryFile("w+", encoding="ascii", dir=self._path.parent)
-        self._file.write('{"info":{"description":"drawn by bitgen-shapes"},"licenses":[],"images":[')
-        return self
-
-    def add(self, images: str, annotations: str) -> None:
-        """Rows of the two lists."""
-        self._file.write(f"{self._comma}{images}")
-        self._rest.write(f"{self._comma}{annotations}")
-        self._comma = ",\n"
-
-    def __exit__(self, *_: object) -> None:
-        with self._file, self._rest:
-            self._file.write('],"annotations":[')
-            self._rest.seek(0)
-            shutil.copyfileobj(self._rest, self._file)
-            self._file.write('],"categories":[{"id":1,"name":"shape"}]}\n')
-
-
-def _names(split: str) -> tuple[str, str, str]:
-    return f"images/{split}.tar", f"annotations/captions_{split}.json", f"annotations/grounded_{split}.json"
+def _names(split: str) -> tuple[str, ...]:
+    """The files of a split: its images, then its annotations."""
+    return f"images/{split}.tar", *(f"annotations/{name}.json" for _, name in _SOURCES[split])
 
 
 def _is_to_write(folder: Path, world: World) -> bool:
@@ -238,9 +204,9 @@ def _is_to_write(folder: Path, world: World) -> bool:
         if said == _heading(world):
             return False
         raise ShapesError(f"expected no other world, found one: {said.lstrip('# ')}: {manifest}")
-    ours = {name for split in FIRST_ID for name in _names(split)}
+    ours = {".lock", *(name for split in FIRST_ID for name in _names(split))}
     for path in sorted(folder.rglob("*")):
-        is_ours = path.relative_to(folder).as_posix() in ours or path.name.startswith(".")
+        is_ours = path.relative_to(folder).as_posix() in ours or path.match(".*.tmp")
         if path.is_file() and not is_ours:
             raise ShapesError(f"expected an empty folder, or one that a drawing was stopped in, found {path}")
     return True
@@ -256,13 +222,13 @@ def _heading(world: World) -> str:
 def _manifest(folder: Path, world: World) -> str:
     tables = [f'{_heading(world)}\nname = "shapes"\nlicence = "CC0 1.0: drawn, by a program"\n']
     for split, count in world.splits.items():
-        name, part = ("shapes-unseen", "test") if split == "unseen" else ("shapes", split)
-        for which, (phase, reader) in enumerate((("coarse", "coco"), ("fine", "mdetr")), 1):
+        for i, (dataset, annotations) in enumerate(_SOURCES[split]):
+            name, _, part = dataset.rpartition("-")
+            phase, reader = ("fine", "mdetr") if i else ("coarse", "coco")
             tables.append(
-                f'[[source]]\nname = "{name}{"-grounded" * (which - 1)}"\nphase = "{phase}"\n'
-                f'role = "{"train" if split == "train" else "eval"}"\nsplit = "{part}"\nreader = "{reader}"\n'
-                f'annotations = ["{_names(split)[which]}"]\nimages = ["{split}"]\n'
-                f"published = {{ images = {count} }}\nlinks = false\nrefusal_ceiling = 0.0\n"
+                f'[[source]]\nname = "{name}"\nphase = "{phase}"\nrole = "{"train" if split == "train" else "eval"}"\n'
+                f'split = "{part}"\nreader = "{reader}"\nannotations = ["annotations/{annotations}.json"]\n'
+                f'images = ["{split}"]\npublished = {{ images = {count} }}\nlinks = false\nrefusal_ceiling = 0.0\n'
             )
     for split in world.splits:
         for name in _names(split):

@@ -22,6 +22,7 @@ from torch.distributed.run import get_args_parser
 from transformers import Dinov2Config
 
 from pipeline.manifest import read_manifest
+from pipeline.shapes import World, write_world
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 WORDS = ("make", "mkdir", "cp", "source", "torchrun", "python3?", r"\.venv/\S+", "bitgen-[a-z]+", "pip", "git")
 """What a command begins with where it stands within a sentence."""
-DRY = {"bitgen-download", "bitgen-shards", "bitgen-train"}
+DRY = {"bitgen-download", "bitgen-shards", "bitgen-train", "bitgen-shapes"}
 """Commands that can say what they would do."""
 RUNS = ("coarse", "fine", "demo-coarse", "demo")
 """Runs that README speaks of; here they are copies of the tiny one that its own lines make."""
@@ -109,6 +110,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name in set(re.findall(r"^(\w+\.jpg),", table[0], re.MULTILINE)):
         Image.effect_noise((400, 300), 80).convert("RGB").save(folder / "photos" / name)
+    write_world(folder / "world", World(train=2, val=1, test=2))
     with inside(folder):
         for line in lines(fences("bash", text)[0]):
             if line.startswith("bitgen-"):
@@ -211,7 +213,8 @@ def test_commands_stand_in_blocks_that_are_read() -> None:
 
 
 def test_every_dataset_is_made_by_a_manifest(own_data: Path) -> None:
-    manifests = [read_manifest(path) for path in (own_data / "mine.toml", *(ROOT / "manifests").glob("*.toml"))]
+    own = (own_data / "mine.toml", own_data / "world/shapes.toml")
+    manifests = [read_manifest(path) for path in (*own, *(ROOT / "manifests").glob("*.toml"))]
     made = {source.dataset for manifest in manifests for source in manifest.sources}
     assert set(re.findall(r"(?<![/\w])(?:coarse|fine|eval)/[\w+-]+", README)) - made == {"eval/mine-val"}
 

@@ -47,11 +47,12 @@ class _Way(NamedTuple):
     """The thing that a relation is to."""
 
 
-def sentences(scene: Scene, rng: random.Random, templates: str, about: frozenset[int] = frozenset()) -> list[Sentence]:
+def sentences(scene: Scene, rng: random.Random, templates: str, about: frozenset[int]) -> list[Sentence]:
     """Up to eight sentences with their phrases, by the `templates` of `train` or `test`; ids are indices of things.
 
-    With `about`, which names things, phrases that name any other are left as plain words, and sentences without a phrase
-    are left out; one sentence at least stays.
+    `about` names things, one at least: only phrases that name none but them are marked, other words stay words, and a
+    sentence without a phrase is left out. About all things there are five sentences or more; about some, one or more, and
+    their phrases say colour and shape.
     """
     names = _Names(scene, rng, about)
     singles = [*names.alone(), *names.beside(_BESIDE[templates]), *names.last()]
@@ -59,8 +60,7 @@ def sentences(scene: Scene, rng: random.Random, templates: str, about: frozenset
     found += [_fill(rng.choice(_BY_SEVERAL[templates]), x=named) for named in names.several()]
     found += names.two(rng.choice(_TWO[templates]))
     found.append(names.listed(rng.choice(_LIST[templates])))
-    if about:
-        found = [Sentence(s.text, tuple(p for p in s.phrases if about.issuperset(p[2]))) for s in found]
+    found = [Sentence(s.text, tuple(p for p in s.phrases if about.issuperset(p[2]))) for s in found]
     return list({sentence.text: sentence for sentence in found if sentence.phrases}.values())
 
 
@@ -78,12 +78,12 @@ class _Names:
                 self._fitting[" ".join(words if "shape" in said else [*words, "shape"])].append(i)
         self._alone: dict[int, list[str]] = defaultdict(list)
         for words, who in self._fitting.items():
-            if len(who) == 1:
+            if len(who) == 1 and self._is_said(words, who[0]):
                 self._alone[who[0]].append(words)
 
     def alone(self) -> list[Named]:
         """Two things, each by what it alone is."""
-        wanted = sorted(self._about) or list(self._all)
+        wanted = sorted(self._about)
         return [self._one(i) for i in self._rng.sample(wanted, min(2, len(wanted)))]
 
     def beside(self, pattern: str) -> list[Named]:
@@ -135,7 +135,7 @@ class _Names:
 
     def listed(self, template: str) -> Sentence:
         """Two or three things."""
-        first = self._rng.choice(sorted(self._about) or list(self._all))
+        first = self._rng.choice(sorted(self._about))
         others = self._rng.sample([i for i in self._all if i != first], 2)
         chosen = [first, *others][: template.count("{")]
         self._rng.shuffle(chosen)
@@ -147,8 +147,14 @@ class _Names:
         return f"the {self._rng.choice([w for w in self._alone[i] if w.count(' ') <= fewest + 1])}", (i,)
 
     def _some(self, found: Sequence[_Way], most: int) -> list[_Way]:
-        wanted = [way for way in found if not self._about or self._about.issuperset(way.things)]
+        ours = (way for way in found if self._about.issuperset(way.things))
+        wanted = [way for way in ours if not way.words or self._is_said(way.words, way.things[0])]
         return self._rng.sample(wanted, min(most, len(wanted)))
+
+    def _is_said(self, words: str, i: int) -> bool:
+        """Whether `words` say colour and shape of thing `i`, or need not."""
+        is_asked = i in self._about and len(self._about) < len(self._all)
+        return not is_asked or set(self._scene.things[i].pair) <= set(words.split())
 
     def _could_be(self, place: str, one: int, other: int) -> bool:
         """Whether someone may say so of thing `one`, however little it stands that way."""

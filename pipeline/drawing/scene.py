@@ -20,7 +20,18 @@ ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXT
 Pair = tuple[str, str]
 """(colour, shape)."""
 PAIRS: frozenset[Pair] = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
-HELD_OUT: frozenset[Pair] = frozenset((c, SHAPES[(5 * i + i // 6) % 6]) for i, c in enumerate(COLOURS))
+HELD_OUT: frozenset[Pair] = frozenset(
+    (
+        ("red", "circle"),
+        ("green", "ring"),
+        ("blue", "cross"),
+        ("yellow", "star"),
+        ("purple", "triangle"),
+        ("orange", "square"),
+        ("black", "square"),
+        ("cyan", "circle"),
+    )
+)
 """One shape of every colour, every shape at least once: in no scene to train on."""
 SEEN = PAIRS - HELD_OUT
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.holdout import SHIPPED, BlockList, HoldoutError, Looks, block_list, look_of, read_ids
+from pipeline.holdout import SHIPPED, BlockList, HoldoutError, Looks, block_list, look_of, open_kinds, read_ids
 from pipeline.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ def test_links_are_followed_to_their_end_in_any_order(tmp_path: Path) -> None:
 
 def test_links_from_a_shipped_id_are_followed(tmp_path: Path) -> None:
     assert blocked(tmp_path, [("coco:1", "vg:4")], []) == {"coco:1", "vg:4"}
+
+
+def test_an_id_that_is_too_long_for_cocos_may_be_of_none_of_its_lists() -> None:
+    assert (open_kinds(["coco:581929"], []), open_kinds(["coco:10000000"], [])) == ({"coco"}, set())
 
 
 @pytest.mark.parametrize("id", ["coco:-1", "coco:0", "coco:", "vg:None", "flickr:0", "coco:007", "5"])
