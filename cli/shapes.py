@@ -10,7 +10,7 @@ from pathlib import Path
 from cli.arguments import parse, positive
 from pipeline.building.workers import WorkerError
 from pipeline.files import BusyError
-from pipeline.shapes import MANIFEST, World, write_world
+from pipeline.shapes import MANIFEST, ShapesError, World, write_world
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,12 +19,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(_parser(), sys.argv[1:] if arguments is None else arguments)
     try:
         world = World(options.train, options.val, options.test, options.side, tuple(options.objects), options.seed)
-        scenes = sum(world.splits.values())
-        print(f"drawing {scenes:,} scenes of {world.side_px} pixels into {options.folder}", file=sys.stderr)
-        if options.dry_run:
-            return 0
-        is_new = write_world(options.folder, world, options.workers)
     except ValueError as error:
+        print(f"bitgen-shapes: {error}", file=sys.stderr)
+        return 2
+    scenes = sum(world.splits.values())
+    print(f"drawing {scenes:,} scenes of {world.side_px} pixels into {options.folder}", file=sys.stderr)
+    if options.dry_run:
+        return 0
+    try:
+        is_new = write_world(options.folder, world, options.workers)
+    except ShapesError as error:
         print(f"bitgen-shapes: {error}", file=sys.stderr)
         return 2
     except (BusyError, WorkerError, OSError) as error:
