@@ -44,9 +44,9 @@ def test_colours_lie_apart() -> None:
 
 
 def test_every_shape_and_texture_looks_different() -> None:
-    images = [drawn(Thing(shape, "red", "", texture, 224, 224, 70), 112)[0] for shape, texture in LOOKS]
+    images = [drawn(Thing(shape, "red", "", texture, 224, 224, 70), 112)[0][47:65, 47:65] for shape, texture in LOOKS]
     apart = [np.abs(a - b).mean() for i, a in enumerate(images) for b in images[:i]]
-    assert min(apart) > 0.5
+    assert min(apart) > 10
 
 
 def test_what_is_inside_another_is_drawn_over_it() -> None:
