@@ -24,8 +24,8 @@ INK_SHARE = 0.7
 FINE = 4
 """Drawn so many times as large, then averaged: that smooths the edges."""
 QUALITY = 95
-_PITCH = 22
-"""Units from one stripe or dot to the next."""
+_PITCH = {"striped": 22, "dotted": 17}
+"""Units from one stripe or dot to the next: small enough that a small star shows several."""
 _GROUND_CELLS = (9, 8)
 _GROUND_SPREAD = 4
 
@@ -91,12 +91,12 @@ def _filled(thing: Thing, size: int, scale: float) -> Image.Image:
     red, green, blue = (round(c + (255 - c) * INK_SHARE) for c in colour)
     fine, ink = size * FINE, (red, green, blue)
     tile = Image.new("RGB", (fine, fine), colour)
-    draw, pitch = ImageDraw.Draw(tile), _PITCH * scale * FINE
+    draw, pitch = ImageDraw.Draw(tile), _PITCH[thing.texture] * scale * FINE
     if thing.texture == "striped":
         for i in range(-math.ceil(fine / pitch), math.ceil(fine / pitch) + 1):
             draw.line((i * pitch, 0, i * pitch + fine, fine), ink, round(pitch * 0.34))
     else:
-        radius = pitch * 0.28
+        radius = pitch * 0.3
         for row in range(math.ceil(fine / pitch) + 1):
             for column in range(math.ceil(fine / pitch) + 1):
                 x, y = (column + row % 2 / 2) * pitch, row * pitch * 0.87

@@ -34,6 +34,8 @@ HELD_OUT: frozenset[Pair] = frozenset(
 )
 """One shape of every colour, every shape at least once: in no scene to train on."""
 SEEN = PAIRS - HELD_OUT
+_IN_ORDER = {False: sorted(SEEN), True: sorted(HELD_OUT)}
+"""To draw from: sets have another order in every process."""
 
 CANVAS = 448
 APART = 18
@@ -128,9 +130,9 @@ def draw_twins(rng: random.Random, counts: Sequence[int], is_unseen: bool) -> tu
 
 def _looks(rng: random.Random, count: int, is_unseen: bool) -> tuple[list[Thing], tuple[int, int] | None]:
     """Things without places, and (inner, outer)."""
-    first = _random(rng, sorted(HELD_OUT if is_unseen else SEEN))
+    first = _random(rng, _IN_ORDER[is_unseen])
     looks = [first, _with_other(rng, first)]
-    looks += [_random(rng, sorted(SEEN)) for _ in range(count - 2)]
+    looks += [_random(rng, _IN_ORDER[False]) for _ in range(count - 2)]
     nested = [(i, o) for i, a in enumerate(looks) for o, b in enumerate(looks) if _may_nest(a, b)]
     return looks, rng.choice(nested) if nested and rng.random() < _INSIDE_SHARE else None
 
