@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from bitgen.tokens import VOCABULARY
 from bitgen.training import checkpoint
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.phases import configure
@@ -19,6 +20,8 @@ DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
   --mixture NAME ...      train on these dataset folders below shards/ in place of the phase's; weights by --data.mixture.NAME,
                           and sets to validate on, none by default, by --data.validation
   --init CKPT             start from a run folder, a checkpoint folder or hf://owner/name; its model's shape is taken over
+  --trim-vocabulary       rows and classes only for the tokens of the training datasets below shards/, of both phases, and one
+                          row for any other; a run that starts from this one has the same
   --resume RUN            go on exactly where a run stopped; no other flag with it
   --dry-run               print parameters, mixture, steps and memory, and end"""
 
@@ -30,11 +33,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
     first.add_argument("--preset", choices=("base", "demo"))
     first.add_argument("--mixture", nargs="+")
     first.add_argument("--init", default="")
+    first.add_argument("--trim-vocabulary", action="store_true")
     first.add_argument("--resume", default="")
     first.add_argument("--dry-run", action="store_true")
     options, rest = first.parse_known_args(list(arguments))
     if options.resume:
-        given = [f"--{name}" for name in ("phase", "preset", "mixture", "init") if getattr(options, name)]
+        names = ("phase", "preset", "mixture", "init", "trim_vocabulary")
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
         if rest or given:
             raise ConfigError(f"expected no other flag with --resume, found {' '.join(given + rest)}")
         return options, _resumed(options.resume)
@@ -44,10 +49,25 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
         data = replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0), validation=())
         config = replace(config, data=data)
     if options.init:
+        if options.trim_vocabulary:
+            raise ConfigError("expected no --trim-vocabulary with --init, whose model's vocabulary is taken over")
         model = checkpoint.read_state(checkpoint.find(options.init)).config.model
         config = replace(config, model=model, run=replace(config.run, init=options.init))
     _refuse_unknown(rest, [*(f"--{name}".replace("_", "-") for name in vars(options)), *flags(config)])
-    return options, tyro.cli(TrainConfig, args=rest, default=config, prog="bitgen-train", description=DESCRIPTION)
+    config = tyro.cli(TrainConfig, args=rest, default=config, prog="bitgen-train", description=DESCRIPTION)
+    _check_vocabulary(options, config)
+    return options, config
+
+
+def _check_vocabulary(options: argparse.Namespace, config: TrainConfig) -> None:
+    """Raises `ConfigError` for a number of tokens without those tokens; a dry run needs the number alone."""
+    size = config.model.vocabulary
+    if size == VOCABULARY or options.init:
+        return
+    if options.trim_vocabulary:
+        raise ConfigError(f"expected no --model.vocabulary with --trim-vocabulary, which counts it, found {size}")
+    if not options.dry_run:
+        raise ConfigError(f"expected --trim-vocabulary in place of --model.vocabulary {size}: it says which tokens")
 
 
 def flags(config: TrainConfig) -> list[str]:

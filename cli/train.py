@@ -26,6 +26,7 @@ from bitgen.workers import WorkerError
 from cli.flags import parse
 from pipeline.roots import open_root
 from pipeline.validation import validator
+from pipeline.vocabulary import trimmed
 from shards.format import NoDatasetError, ShardError
 from shards.mixture import BLOCK, Mixture
 from shards.remote.patience import StoreError
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, config = parse(sys.argv[1:] if arguments is None else arguments)
         if options.dry_run:
-            print(dry_run(config))
+            print(dry_run(config, options.trim_vocabulary))
             return 0
-        return run(config, resume=bool(options.resume))
+        return run(config, bool(options.resume), options.trim_vocabulary)
     except ConfigError as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 2
@@ -56,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def dry_run(config: TrainConfig) -> str:
-    """What the run would be, as text; needs neither weights nor shards."""
+def dry_run(config: TrainConfig, trim_vocabulary: bool = False) -> str:
+    """What the run would be, as text; needs neither weights nor, unless they are to give a vocabulary, shards."""
+    if trim_vocabulary:
+        config, _ = trimmed(config, open_root(config.data), torch.device("cpu"))
     objective = summary.build_shape(config)
     built = _built(config)
     sizes = {name: sum(built.get(name, ())) for name in config.data.mixture}
@@ -88,7 +91,7 @@ def _built(config: TrainConfig) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def run(config: TrainConfig, resume: bool) -> int:
+def run(config: TrainConfig, resume: bool, trim_vocabulary: bool) -> int:
     """Train, and say what was made."""
     device = choose_device(config)
     distributed.join(device)
@@ -99,7 +102,8 @@ def run(config: TrainConfig, resume: bool) -> int:
     stream = open_stream(config, root)
     check_ranks(stream, device)
     holdout = check_datasets(stream, config)
-    objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None)
+    config, kept = trimmed(config, root, device) if trim_vocabulary else (config, None)
+    objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None, kept)
     check_side(config, objective.model)
     validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
@@ -196,7 +200,7 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
 
 
 def prepare(
-    config: TrainConfig, mixture: Mixture, holdout: str, resumed_run: Path | None
+    config: TrainConfig, mixture: Mixture, holdout: str, resumed_run: Path | None, kept: Sequence[int] | None
 ) -> tuple[Objective, State, Path | None]:
     """The objective with its weights, where the run stands, and the checkpoint that it goes on from, if any."""
     torch.manual_seed(config.run.seed)
@@ -219,7 +223,7 @@ def prepare(
     else:
         if config.phase == "fine":
             log.warning("no --init: the fine phase starts from layers that have learned nothing")
-        model = BitGen(config.model)
+        model = BitGen(config.model, kept=kept)
     epoch = config.data.samples_per_epoch or mixture.size
     state = State(0, 0, epoch, config, holdout, model.vision.config_dict(), stream=mixture.fingerprint)
     return Objective(model, config.loss, config.data), state, None

@@ -209,7 +209,7 @@ def read_sample(shard: Sliced, entry: Entry, where: str) -> tuple[Sample, bytes]
     when the tar header before it bears another name, or when the record is not this sample's.
     """
     record, image = read_members(shard, entry, where)
-    sample = _record(record, entry.key, where)
+    sample = parse_record(record, entry.key, where)
     if len(sample.texts) != len(entry.tokens):
         raise ShardError(f"expected {len(entry.tokens)} texts in {entry.key}.json, found {len(sample.texts)}: {where}")
     return sample, image
@@ -244,7 +244,8 @@ def _member(piece: Sliced, start: int, name: str, offset: int, size: int, where:
     return piece[at : at + size]
 
 
-def _record(data: bytes, key: str, where: str) -> Sample:
+def parse_record(data: bytes, key: str, where: str) -> Sample:
+    """The sample in a member `key`.json. Raises `ShardError` where there is none, or another one."""
     try:
         sample = Sample.from_json(data)
     except RecordError as error:
@@ -275,7 +276,7 @@ def scan(path: Path) -> Iterator[tuple[Entry, Sample, bytes]]:
                     continue
                 if (key, extension) != (image[0], "json"):
                     raise ShardError(f"expected {image[0]}.json, found {member.name!r}: {path}")
-                sample = _record(data, key, str(path))
+                sample = parse_record(data, key, str(path))
                 place = (shard, image[2], len(image[3]), member.offset_data, len(data))
                 yield _entry(sample, place, image[1]), sample, image[3]
                 image = None

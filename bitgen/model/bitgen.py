@@ -10,7 +10,7 @@ Axes: B images, T texts, Q image-text pairs, L tokens, N patches, P phrases, d w
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,7 +26,7 @@ from bitgen.model.grounding import Grounded, GroundingHead
 from bitgen.model.language import TextEncoder, end_state
 from bitgen.model.memory import EpisodicMemory, Reading
 from bitgen.model.vision import Compressor, VisionTower
-from bitgen.tokens import EOT, MAX_TOKENS
+from bitgen.tokens import MAX_TOKENS
 from bitgen.training.config import ModelConfig, VisionConfig
 
 
@@ -147,9 +147,12 @@ class BitGen(nn.Module):
     Args:
         config: sizes and switches.
         vision: the tower to use, such as one rebuilt from a checkpoint; by default the one that the config names.
+        kept: the ids of a vocabulary that is not whole, as `TokenEmbedding` takes them.
     """
 
-    def __init__(self, config: ModelConfig, vision: VisionTower | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, vision: VisionTower | None = None, kept: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         d, heads, ffn, ternary = config.width, config.heads, config.ffn, config.ternary
         gated = config.fusion == "gated"
@@ -158,7 +161,9 @@ class BitGen(nn.Module):
         self.compressor = Compressor(self.vision.width, config.compressor_width, d)
         self.image_layers = nn.ModuleList(Layer(d, heads, ffn, ternary, gated) for _ in range(config.fusion_layers))
         self.image_norm = nn.LayerNorm(d)
-        self.text = TextEncoder(d, heads, ffn, config.text_layers, config.fusion_layers, ternary, gated)
+        self.text = TextEncoder(
+            d, heads, ffn, config.text_layers, config.fusion_layers, ternary, gated, config.vocabulary, kept
+        )
         self.pool_text = {"mean": masked_mean, "end": end_state}[config.text_pooling]
         self.image_pool = AttentionPool(d)
         self.itc_temperature = Temperature(config.temperature)
@@ -245,9 +250,11 @@ class BitGen(nn.Module):
         if max_tokens > MAX_TOKENS:
             raise ValueError(f"expected max_tokens of {MAX_TOKENS} at most, came {max_tokens}")
         context, mask = self.caption_context(image, reading)
-        first = torch.full((context.shape[0], 1), EOT, device=context.device)
-        next_token = self.decoder.next_token(self.text.token, context, mask)
-        return decode(next_token, first, max_tokens, beams, length_penalty)
+        embedding = self.text.token
+        first = torch.full((context.shape[0], 1), embedding.end, device=context.device)
+        next_token = self.decoder.next_token(embedding, context, mask)
+        found = decode(next_token, first, max_tokens, beams, length_penalty, embedding.end)
+        return embedding.listed(found)
 
     def caption_context(self, image: ImageStates, reading: Reading | None = None) -> tuple[Tensor, Tensor | None]:
         """What the decoder sees of B images: (context [B, C, d], mask [B, C] true where it may be seen).

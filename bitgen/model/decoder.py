@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bitgen.model.decoding import NextToken
 from bitgen.model.fusion import Attention, FeedForward
 from bitgen.model.language import EMBEDDING_STD
+from bitgen.model.vocabulary import TokenEmbedding
 from bitgen.tokens import MAX_TOKENS
 
 
@@ -124,13 +125,16 @@ class CaptionDecoder(nn.Module):
         cache.length += 1
         return self.norm(states)
 
-    def next_token(self, embedding: nn.Embedding, context: Tensor, context_mask: Tensor | None = None) -> NextToken:
-        """What `decoding.py` searches over: logits under the tied head, with a cache of its own. Arguments as in `forward`."""
-        cache = self.start(context, context_mask)
+    def next_token(self, embedding: TokenEmbedding, context: Tensor, context_mask: Tensor | None = None) -> NextToken:
+        """What `decoding.py` searches over: logits under the tied head, with a cache of its own. Arguments as in `forward`.
 
-        def logits(token_ids: Tensor, parents: Tensor) -> Tensor:
+        Its tokens are classes of the embedding.
+        """
+        cache, head = self.start(context, context_mask), embedding.head.T
+
+        def logits(classes: Tensor, parents: Tensor) -> Tensor:
             cache.follow(parents)
-            return self.step(token_ids, embedding, cache) @ embedding.weight.T
+            return self.step(embedding.ids(classes), embedding, cache) @ head
 
         return logits
 

@@ -24,8 +24,10 @@ NextToken = Callable[[Tensor, Tensor], Tensor]
 first step); gives logits of the next ones, [T, K, V]."""
 
 
-def decode(next_token: NextToken, first: Tensor, max_tokens: int, beams: int, length_penalty: float) -> list[list[int]]:
-    """Ids for each of T images, `max_tokens` at most, without the first and without end-of-texts.
+def decode(
+    next_token: NextToken, first: Tensor, max_tokens: int, beams: int, length_penalty: float, end: int = EOT
+) -> list[list[int]]:
+    """Tokens for each of T images, `max_tokens` at most, without the first and without end-of-texts.
 
     Args:
         next_token: a fresh one.
@@ -33,46 +35,47 @@ def decode(next_token: NextToken, first: Tensor, max_tokens: int, beams: int, le
         max_tokens: 1 or more.
         beams: K; 1 is greedy search.
         length_penalty: α, 0 or more. 0 compares log-probabilities, which favours short sequences; more favours longer ones.
+        end: the end-of-text.
     """
     if max_tokens < 1 or beams < 1:
         raise ValueError(f"expected at least 1 token and 1 beam, came max_tokens={max_tokens} and beams={beams}")
     if not length_penalty >= 0:
         raise ValueError(f"expected a length penalty of 0 or more, came {length_penalty}")
     if beams == 1:
-        return greedy(next_token, first, max_tokens)
-    return beam_search(next_token, first, max_tokens, beams, length_penalty)
+        return greedy(next_token, first, max_tokens, end)
+    return beam_search(next_token, first, max_tokens, beams, length_penalty, end)
 
 
 @torch.no_grad()
-def greedy(next_token: NextToken, first: Tensor, max_tokens: int) -> list[list[int]]:
+def greedy(next_token: NextToken, first: Tensor, max_tokens: int, end: int = EOT) -> list[list[int]]:
     """The likeliest token at every step until end-of-text. Arguments and result as in `decode`."""
     tokens, parents = first, torch.zeros_like(first)
     done = torch.zeros_like(first, dtype=torch.bool)
     steps = []
     for _ in range(max_tokens):
-        tokens = next_token(tokens, parents).argmax(dim=-1).masked_fill(done, EOT)
+        tokens = next_token(tokens, parents).argmax(dim=-1).masked_fill(done, end)
         steps.append(tokens)
-        done = tokens == EOT
+        done = tokens == end
         if bool(done.all()):
             break
-    return _until_end(torch.cat(steps, dim=1))
+    return _until_end(torch.cat(steps, dim=1), end)
 
 
 @torch.no_grad()
 def beam_search(
-    next_token: NextToken, first: Tensor, max_tokens: int, beams: int, length_penalty: float
+    next_token: NextToken, first: Tensor, max_tokens: int, beams: int, length_penalty: float, end: int = EOT
 ) -> list[list[int]]:
     """The best sequence that the search meets, by s(Y). Arguments and result as in `decode`."""
     images = torch.arange(first.shape[0], device=first.device)
     tokens, parents = first, torch.zeros_like(first)
     log_p = torch.zeros_like(first, dtype=torch.float32)
     written = first.new_empty((first.shape[0], 1, 0))  # [T, K, L]
-    best = first.new_full((first.shape[0], max_tokens), EOT)
+    best = first.new_full((first.shape[0], max_tokens), end)
     best_score = torch.full_like(log_p[:, 0], -torch.inf)
     for length in range(1, max_tokens + 1):
         log_p, parents, tokens = _extend(log_p, next_token(tokens, parents), beams)
         written = torch.cat([written[images[:, None], parents], tokens[..., None]], dim=2)
-        ended = (tokens == EOT) | (length == max_tokens)
+        ended = (tokens == end) | (length == max_tokens)
         score, which = (log_p / _divisor(length, length_penalty)).masked_fill(~ended, -torch.inf).max(dim=1)
         better = score > best_score
         best_score = torch.where(better, score, best_score)
@@ -80,7 +83,7 @@ def beam_search(
         log_p = log_p.masked_fill(ended, -torch.inf)
         if bool((log_p.amax(dim=1) / _divisor(max_tokens, length_penalty) <= best_score).all()):
             break
-    return _until_end(best)
+    return _until_end(best, end)
 
 
 def _extend(log_p: Tensor, logits: Tensor, beams: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,5 +100,5 @@ def _divisor(length: int, length_penalty: float) -> float:
     return ((5 + length) / 6) ** length_penalty
 
 
-def _until_end(ids: Tensor) -> list[list[int]]:
-    return [row[: row.index(EOT)] if EOT in row else row for row in ids.tolist()]
+def _until_end(tokens: Tensor, end: int) -> list[list[int]]:
+    return [row[: row.index(end)] if end in row else row for row in tokens.tolist()]

@@ -5,10 +5,13 @@ decoder (`decoder.py`) shares its token embedding. Embeddings are normalised, as
 of variance about 1, in which a token of standard deviation 0.02 would drown. Axes: T texts, L tokens, d width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from bitgen.model.fusion import Layer
+from bitgen.model.vocabulary import TokenEmbedding
 from bitgen.tokens import MAX_TOKENS, VOCABULARY
 
 EMBEDDING_STD = 0.02
@@ -16,15 +19,30 @@ EMBEDDING_STD = 0.02
 
 
 class TextEncoder(nn.Module):
-    """Of `layers`, the last `fusion_layers` can see the image; with `gated`, by cross-attention of their own."""
+    """Of `layers`, the last `fusion_layers` can see the image; with `gated`, by cross-attention of their own.
+
+    `vocabulary` and `kept` as `TokenEmbedding` takes them.
+    """
 
     def __init__(
-        self, width: int, heads: int, ffn: int, layers: int, fusion_layers: int, ternary: bool, gated: bool
+        self,
+        width: int,
+        heads: int,
+        ffn: int,
+        layers: int,
+        fusion_layers: int,
+        ternary: bool,
+        gated: bool,
+        vocabulary: int = VOCABULARY,
+        kept: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.token = nn.Embedding(VOCABULARY, width)
+        self.token = TokenEmbedding(width, vocabulary, kept)
         self.position = nn.Embedding(MAX_TOKENS, width)
         nn.init.normal_(self.token.weight, std=EMBEDDING_STD)
+        self.token.weight.data[vocabulary:] = (
+            0  # for what no text of the corpora holds: it says no more than its position
+        )
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
         self.embedding_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(

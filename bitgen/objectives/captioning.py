@@ -1,4 +1,4 @@
-"""Next-token prediction with a head of 50,257 rows, without ever keeping its logits.
+"""Next-token prediction with a head of up to 50,257 rows, without ever keeping its logits.
 
 Axes: R rows (tokens to predict), V vocabulary, d width.
 """
@@ -53,17 +53,17 @@ class _TiedCrossEntropy(torch.autograd.Function):
         return d_states * gradients[0], d_embedding * gradients[0], None, None, None
 
 
-def next_token_loss(states: Tensor, embedding: Tensor, token_ids: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+def next_token_loss(states: Tensor, embedding: Tensor, classes: Tensor, mask: Tensor, smoothing: float) -> Tensor:
     """Sum over predicted tokens of label-smoothed cross-entropy, a scalar; divide by `predicted(mask)` for the mean.
 
     Args:
         states: [T, L, d] of a causal decoder; position l predicts token l + 1.
         embedding: [V, d] the tied token embedding.
-        token_ids: [T, L].
-        mask: [T, L] bool, true on tokens that are not padding. Only those are predicted.
+        classes: [T, L] rows of `embedding`: ids, where every token has one.
+        mask: [T, L] bool, true on tokens that are not padding and have a class. Only those are predicted.
         smoothing: share of the target that is spread over the vocabulary (Source: arXiv 1512.00567).
     """
-    rows = [states[:, :-1].flatten(0, 1), token_ids[:, 1:].flatten(), mask[:, 1:].flatten()]
+    rows = [states[:, :-1].flatten(0, 1), classes[:, 1:].flatten(), mask[:, 1:].flatten()]
     if states.device.type in COUNTED:
         rows = [part[rows[2]] for part in rows]
     states, target, weight = rows

@@ -115,8 +115,9 @@ class Objective(nn.Module):
         ids, mask = batch.token_ids[recall.target], batch.token_mask[recall.target]
         embedding = self.model.text.token
         states = self.model.decoder(ids, embedding, recall.context, recall.context_mask)
-        total = next_token_loss(states, embedding.weight, ids, mask, self.config.label_smoothing)
-        count = predicted(mask).float()
+        classes, told = embedding.targets(ids, mask)
+        total = next_token_loss(states, embedding.head, classes, told, self.config.label_smoothing)
+        count = predicted(told).float()
         loss = weighted_mean(total / count, count)
         return {"text": loss, "memory_kl": recall.kl, "memory_utilisation": recall.utilisation}
 

@@ -191,6 +191,10 @@ def load_weights(model: BitGen, folder: Path) -> None:
                 f"expected {name} of shape {list(expected[name].shape)}, found {list(tensor.shape)}: {folder / MODEL}"
             )
     model.load_state_dict(tensors)
+    try:
+        model.text.token.check()
+    except ValueError as error:
+        raise CheckpointError(f"{error}: {folder / MODEL}") from error
 
 
 def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from bitgen.arrival import has_secrets
+from bitgen.tokens import VOCABULARY
 from bitgen.training.decode import ConfigError, build
 from bitgen.training.ranges import RANGES, is_within
 
@@ -72,6 +73,9 @@ class VisionConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
+    vocabulary: int = VOCABULARY
+    """Tokens that have a row in the embedding and a class in the caption decoder's head: all of GPT-2's, or fewer, which
+    --trim-vocabulary counts."""
     width: int = 128
     """Of text states and compressed patch tokens, d."""
     compressor_width: int = 384

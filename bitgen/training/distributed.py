@@ -96,10 +96,15 @@ def from_first(value: float, device: torch.device) -> float:
     return number.item()
 
 
+def any_of(flags: Tensor) -> Tensor:
+    """Where `flags`, bool and alike in shape on all ranks, are true on any of them."""
+    if world() == 1:
+        return flags
+    votes = flags.to(torch.uint8)
+    distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
+    return votes.bool()
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank where it is true on any: all ranks stop together."""
-    if world() == 1:
-        return flag
-    vote = torch.tensor(int(flag), device=device)
-    distributed.all_reduce(vote, op=distributed.ReduceOp.MAX)
-    return bool(vote.item())
+    return flag if world() == 1 else bool(any_of(torch.tensor(flag, device=device)).item())

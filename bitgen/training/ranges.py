@@ -19,6 +19,7 @@ RANGES: Mapping[str, str] = {
     "model.vision.random_layers": "[1, inf)",
     "model.vision.random_heads": "[1, inf)",
     "model.vision.random_patch_px": "[1, inf)",
+    "model.vocabulary": "[1, 50257]",
     "model.width": "[4, inf)",
     "model.compressor_width": "[1, inf)",
     "model.heads": "[1, inf)",

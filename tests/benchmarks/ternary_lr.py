@@ -18,6 +18,7 @@ from bitgen.batch import Batch
 from bitgen.model.bitgen import BitGen
 from bitgen.model.bitlinear import BitLinear, ternarised_once
 from bitgen.objectives.total import Objective, draw
+from bitgen.tokens import EOT
 from bitgen.training.config import LossConfig, OptimConfig
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
@@ -27,10 +28,11 @@ CELLS = 4
 """On a side of the image: one patch each."""
 COLOURS = torch.tensor([[220, 40, 40], [40, 200, 60], [50, 80, 230], [230, 210, 50], [160, 60, 190], [60, 200, 210]])
 WORDS = 1 + len(COLOURS) + CELLS**2
-"""End of text (0), colours, places."""
+"""Colours, places, end of text."""
 MODEL = replace(
     fakes.MODEL,
     vision=replace(fakes.VISION, mode="full"),
+    vocabulary=WORDS,
     width=32,
     compressor_width=48,
     ffn=64,
@@ -52,7 +54,7 @@ def pairs(seed: int, batch: int) -> Iterator[Batch]:
             cells[rows, :, places[:, i]] = COLOURS[colours[:, i]]
         grid = cells.unflatten(2, (CELLS, CELLS)).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
         noise = torch.randint(-24, 25, grid.shape, generator=generator)
-        ids = torch.zeros(batch, 6, dtype=torch.long)
+        ids = torch.full((batch, 6), EOT)
         ids[:, 1:5:2], ids[:, 2:5:2] = 1 + colours, 1 + len(COLOURS) + places
         yield replace(
             shape,
@@ -65,9 +67,7 @@ def pairs(seed: int, batch: int) -> Iterator[Batch]:
 def last_loss(ternary: bool, factor: float, seed: int, options: argparse.Namespace) -> float:
     """The loss of one run, mean of the last tenth of its steps."""
     torch.manual_seed(seed)
-    model = BitGen(MODEL)
-    model.text.token = torch.nn.Embedding(WORDS, MODEL.width)
-    torch.nn.init.normal_(model.text.token.weight, std=0.02)
+    model = BitGen(MODEL, kept=(*range(1, WORDS), EOT))
     objective = Objective(model, LOSS)
     set_trainable(objective, lora=True)
     optim = OptimConfig(lr=options.lr, ternary_lr_scale=factor)

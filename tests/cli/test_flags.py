@@ -140,6 +140,7 @@ FLAGS = """
 --model.vision.random-layers
 --model.vision.random-heads
 --model.vision.random-patch-px
+--model.vocabulary
 --model.width
 --model.compressor-width
 --model.heads
@@ -208,4 +209,5 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert ended.value.code == 0
     shown = set(re.findall(r"--[a-z][\w./+-]*", capsys.readouterr().out))
     options = {"--preset", "--mixture", "--init", "--resume", "--dry-run", "--help", "--data.mixture.NAME"}
+    options |= {"--trim-vocabulary"}
     assert shown == options | set(flags(configure("coarse", "base")))

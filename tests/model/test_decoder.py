@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bitgen.model.decoder import CaptionDecoder
 from bitgen.model.decoding import beam_search, greedy
+from bitgen.model.vocabulary import TokenEmbedding
 from bitgen.tokens import EOT, MAX_TOKENS, VOCABULARY
 from tests import fakes
 
@@ -27,14 +28,14 @@ def _decoder(ternary: bool = False, width: int = fakes.WIDTH) -> CaptionDecoder:
     return decoder
 
 
-def _embedding(std: float = 0.02, width: int = fakes.WIDTH) -> nn.Embedding:
+def _embedding(std: float = 0.02, width: int = fakes.WIDTH) -> TokenEmbedding:
     torch.manual_seed(1)
-    embedding = nn.Embedding(VOCABULARY, width)
+    embedding = TokenEmbedding(width)
     nn.init.normal_(embedding.weight, std=std)
     return embedding
 
 
-def _words(count: int) -> nn.Embedding:
+def _words(count: int) -> TokenEmbedding:
     """Only tokens 0 .. count - 1 are ever likely: theirs are long, and far enough apart for the states to decide."""
     embedding = _embedding()
     with torch.no_grad():
