@@ -34,7 +34,7 @@ def trimmed(config: TrainConfig, root: Root, device: torch.device) -> tuple[Trai
     indexes = corpora(root, [name for name, weight in config.data.mixture.items() if weight])
     if not indexes:
         raise ConfigError(f"expected datasets to take a vocabulary from, found none: {root.place}")
-    used = distributed.any_of(used_tokens(indexes).to(device))
+    used = distributed.any_of(used_tokens(indexes, distributed.rank(), distributed.world()).to(device))
     kept = tuple(used.nonzero().flatten().tolist())
     if distributed.rank() == 0:
         log.info("vocabulary: %s of %s tokens, from %s", f"{len(kept):,}", f"{VOCABULARY:,}", ", ".join(indexes))
@@ -57,17 +57,16 @@ def corpora(root: Root, mixture: Sequence[str]) -> dict[str, ShardIndex]:
     return found
 
 
-def used_tokens(indexes: Mapping[str, ShardIndex]) -> Tensor:
-    """[VOCABULARY] bool, true for the tokens of this rank's part of all texts, and for end-of-text."""
+def used_tokens(indexes: Mapping[str, ShardIndex], rank: int = 0, world: int = 1) -> Tensor:
+    """[VOCABULARY] bool, true for the tokens of all texts of every `world`th sample from `rank` on, and for end-of-text."""
     used, encode = {EOT}, shared_tokenizer().ids
-    first, step = distributed.rank(), distributed.world()
-    rows = [(index, row) for index in indexes.values() for row in range(first, len(index), step)]
-    with progress("vocabulary", len(rows), "samples") as counter:
-        for number, (index, row) in enumerate(rows, 1):
-            for text in index.record(row).texts:
-                used.update(encode(text.text))
-            if number % _EVERY == 0:
-                counter.update(_EVERY)
+    with progress("vocabulary", sum(map(len, indexes.values())), "samples") as counter:
+        for index in indexes.values():
+            for row in range(rank, len(index), world):
+                for text in index.record(row).texts:
+                    used.update(encode(text.text))
+                if rank == 0 and row % _EVERY < world:
+                    counter.update(_EVERY)
     flags = torch.zeros(VOCABULARY, dtype=torch.bool)
     flags[sorted(used)] = True
     return flags

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
 from bitgen.training.config import DataConfig, TrainConfig
-from bitgen.training.distributed import agree, gather, rank, weighted_mean, world
+from bitgen.training.distributed import agree, any_of, gather, rank, weighted_mean, world
 from bitgen.training.loop import train
 from tests import fakes
 
@@ -125,6 +125,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["gathered_bool"] = gather(rows > 3)
     found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
+    found["any"] = any_of(torch.tensor([rank() == 0, rank() == 1, False]))
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return found
 

@@ -46,6 +46,26 @@ def test_an_index_knows_its_samples_without_reading_them(open_built):
     assert [index.phrases(i).tolist() for i in range(3)] == [[1], [0, 1], [0, 0, 1]]
 
 
+def test_a_record_is_read_without_its_image(build):
+    index = ShardIndex.open(build("pets", (3, 2)))
+    samples = [index.read(i)[0] for i in range(5)]
+    for number, shard in enumerate(index.dataset["shards"]):
+        path = index.folder / shard["file"]
+        data = bytearray(path.read_bytes())
+        for entry in (entry for entry in map(index.entry, range(5)) if entry.shard == number):
+            data[entry.image_offset : entry.image_offset + entry.image_size] = bytes(entry.image_size)
+        path.write_bytes(data)
+    assert [index.record(i) for i in range(5)] == samples
+
+
+def test_a_record_of_another_sample_is_refused(build):
+    folder = build("pets", (1,))
+    path = folder / "000000.tar"
+    path.write_bytes(path.read_bytes().replace(b'"key":"pets-0"', b'"key":"pets-7"'))
+    with pytest.raises(ShardError, match=r"expected the sample pets-0, found 'pets-7': .*/000000.tar"):
+        ShardIndex.open(folder).record(0)
+
+
 def test_one_photograph_has_one_id_in_every_source(open_built):
     cats, dogs = open_built("cats", (2,)), open_built("dogs", (1, 1))
     assert cats.image_ids.tolist() == dogs.image_ids.tolist() == [image_id(cats.read(i)[0]) for i in range(2)]

@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from bitgen.model.bitgen import BitGen
 from bitgen.objectives.total import Objective, draw
+from bitgen.tokens import EOT
 from bitgen.training import checkpoint
 from bitgen.training.checkpoint import MODEL, STATE, TRAINER, CheckpointError, State
 from bitgen.training.optimizer import build_optimizer, set_trainable
@@ -101,6 +102,35 @@ def test_a_model_of_other_choices_is_rebuilt(tmp_path: Path) -> None:
             torch.cat([image.embedding.flatten(), text.embedding.flatten(), model.match(image, text, rows, rows)])
         )
     assert found[0].equal(found[1])
+
+
+KEPT = (11, 64, 582, EOT)
+
+
+def _trimmed(run: Path) -> tuple[BitGen, Path]:
+    """A model of four tokens, and its checkpoint."""
+    config = fakes.config(model={"vocabulary": len(KEPT)})
+    objective = Objective(BitGen(config.model, kept=KEPT), config.loss, config.data)
+    optimizer = build_optimizer(objective, config.optim)
+    return objective.model, checkpoint.save(run, objective, optimizer, fakes.state(config, objective), {})
+
+
+@torch.no_grad()
+def test_a_trimmed_vocabulary_comes_back(tmp_path: Path) -> None:
+    model, folder = _trimmed(tmp_path)
+    found = checkpoint.load_model(folder)[0]
+    ids, mask = torch.tensor([[EOT, 64, 5, EOT], [EOT, 582, 11, EOT]]), torch.ones(2, 4, dtype=torch.bool)
+    assert found.encode_text(ids, mask).dual.equal(model.eval().encode_text(ids, mask).dual)
+    assert found.text.token.listed([[0, 1, 2, 3]]) == [list(KEPT)]
+
+
+@pytest.mark.parametrize("kept", [[64, 11, 582, EOT], [11, 11, 64, EOT], [-1, 11, 64, EOT], [11, 64, 582, 600]])
+def test_a_vocabulary_that_cannot_be_is_refused_and_named(tmp_path: Path, kept: list[int]) -> None:
+    folder = _trimmed(tmp_path)[1]
+    _retensor(folder / MODEL, lambda tensors: tensors.update({"text.token.kept": torch.tensor(kept)}))
+    with pytest.raises(CheckpointError, match=r"^expected ascending token ids from 0, the last 50256, found ") as error:
+        checkpoint.load_model(folder)
+    assert str(folder / MODEL) in str(error.value)
 
 
 def test_a_checkpoint_is_three_files(folder: Path) -> None:

@@ -126,6 +126,10 @@ def test_all_ranks_stop_when_one_does(results: Results) -> None:
     assert [r["agreed"].tolist() for r in results[:2]] == [[True, False]] * 2
 
 
+def test_what_is_true_on_any_rank_is_true_on_all(results: Results) -> None:
+    assert [r["any"].tolist() for r in results[:2]] == [[True, True, False]] * 2
+
+
 def test_alone_everything_is_the_identity() -> None:
     rows = torch.arange(4.0)
     assert gather(rows) is rows
