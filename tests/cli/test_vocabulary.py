@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(coarse: Path, tmp_path: Path
 
 def test_a_loaded_model_takes_any_word_and_writes_only_known_ones(fine: Path) -> None:
     model = bitgen.BitGen.from_pretrained(fine, device="cpu")
-    found = model.similarity(runs.photo(1), ["a red thing", "a zebra", "a giraffe"])
+    found = model.similarity(runs.photo(1), ["a red thing", "a cat", "a dog"])
     assert found[1].equal(found[2])  # one token each, neither of which is kept
     assert abs(found[0] - found[1]) > 1e-6
     words = shared_tokenizer().encode(model.caption(runs.photo(1), max_tokens=8)).ids
