@@ -49,8 +49,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
         data = replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0), validation=())
         config = replace(config, data=data)
     if options.init:
-        if options.trim_vocabulary:
-            raise ConfigError("expected no --trim-vocabulary with --init, whose model's vocabulary is taken over")
         model = checkpoint.read_state(checkpoint.find(options.init)).config.model
         config = replace(config, model=model, run=replace(config.run, init=options.init))
     _refuse_unknown(rest, [*(f"--{name}".replace("_", "-") for name in vars(options)), *flags(config)])
@@ -60,9 +58,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
 
 
 def _check_vocabulary(options: argparse.Namespace, config: TrainConfig) -> None:
-    """Raises `ConfigError` for a number of tokens without those tokens; a dry run needs the number alone."""
+    """Raises `ConfigError` for two vocabularies, and for a number of tokens alone, which is enough for a dry run."""
     size = config.model.vocabulary
-    if size == VOCABULARY or options.init:
+    if options.trim_vocabulary and config.run.init:
+        raise ConfigError("expected no --trim-vocabulary with --init, whose model's vocabulary is taken over")
+    if size == VOCABULARY or config.run.init:
         return
     if options.trim_vocabulary:
         raise ConfigError(f"expected no --model.vocabulary with --trim-vocabulary, which counts it, found {size}")

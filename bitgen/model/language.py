@@ -40,9 +40,8 @@ class TextEncoder(nn.Module):
         self.token = TokenEmbedding(width, vocabulary, kept)
         self.position = nn.Embedding(MAX_TOKENS, width)
         nn.init.normal_(self.token.weight, std=EMBEDDING_STD)
-        self.token.weight.data[vocabulary:] = (
-            0  # for what no text of the corpora holds: it says no more than its position
-        )
+        # The row of all other tokens, which no text of the corpora holds: it says no more than its position.
+        self.token.weight.data[vocabulary:] = 0
         nn.init.normal_(self.position.weight, std=EMBEDDING_STD)
         self.embedding_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(
