@@ -1,10 +1,11 @@
 """A model of few tokens is the whole model, as long as nothing else is said."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bitgen.batch import Batch
@@ -55,7 +56,11 @@ def _draws() -> Draws:
 def _decoded(model: BitGen, batch: Batch) -> tuple[Tensor, Tensor, float]:
     """What the decoder was given and gave in a training step, ids [T, L] and states [T, L, d], and the caption loss."""
     seen: list[tuple[Tensor, Tensor]] = []
-    handle = model.decoder.register_forward_hook(lambda _, given, found: seen.append((given[0], found)))
+
+    def look(module: nn.Module, given: tuple[Any, ...], found: Tensor) -> None:
+        seen.append((given[0], found))
+
+    handle = model.decoder.register_forward_hook(look)
     loss = Objective(model, LOSS)(batch, _draws())["text"].item()
     handle.remove()
     return *seen[0], loss
