@@ -42,9 +42,10 @@ _PAIR = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
 
 
 def captions(scene: Scene, rng: random.Random, templates: str) -> list[str]:
-    """`CAPTIONS` captions, each of another of the `templates` (a key of `TEMPLATES`)."""
+    """`CAPTIONS` captions in any order, each of another of the `templates` (a key of `TEMPLATES`)."""
     said = rng.sample(_SAID, len(_SAID))
-    return [_caption(scene, *template, said[i]) for i, template in enumerate(TEMPLATES[templates])]
+    found = [_caption(scene, *template, said[i]) for i, template in enumerate(TEMPLATES[templates])]
+    return rng.sample(found, len(found))  # an epoch shows each scene's first, the next its second
 
 
 def pairs(text: str) -> Counter[Pair]:

@@ -48,7 +48,7 @@ class _Way(NamedTuple):
 
 
 def sentences(scene: Scene, rng: random.Random, templates: str, about: frozenset[int]) -> list[Sentence]:
-    """Up to eight sentences with their phrases, by the `templates` of `train` or `test`; ids are indices of things.
+    """Up to eight sentences in any order with their phrases, by the `templates` of `train` or `test`; ids are indices of things.
 
     `about` names things, one at least: only phrases that name none but them are marked, other words stay words, and a
     sentence without a phrase is left out. About all things there are five sentences or more; about some, one or more, and
@@ -61,7 +61,8 @@ def sentences(scene: Scene, rng: random.Random, templates: str, about: frozenset
     found += names.two(rng.choice(_TWO[templates]))
     found.append(names.listed(rng.choice(_LIST[templates])))
     found = [Sentence(s.text, tuple(p for p in s.phrases if about.issuperset(p[2]))) for s in found]
-    return list({sentence.text: sentence for sentence in found if sentence.phrases}.values())
+    found = list({sentence.text: sentence for sentence in found if sentence.phrases}.values())
+    return rng.sample(found, len(found))  # an epoch shows some of them, the first ones first
 
 
 class _Names:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tests.benchmarks import learn_report
 from tests.benchmarks.harness import RESULTS
 
 SHARDS = {
@@ -61,24 +62,33 @@ def main() -> None:
     """Writes RESULTS.md beside `results/`."""
     documents = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))]
     text = "\n".join(line for document in documents for line in _lines(document))
+    for document in documents:
+        if document["bench"] == "learn":
+            (RESULTS / "learn.svg").write_text(learn_report.curves(document), encoding="utf-8")
     head = "# What `make bench` found\n\nMade from `results/*.json` by `python -m tests.benchmarks.report`.\n\n"
     (RESULTS.parent / "RESULTS.md").write_text(head + text, encoding="utf-8")
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    machine, meanings = found["machine"], MEANINGS[found["bench"]]
+    machine = found["machine"]
     yield f"## {found['bench']}"
     yield ""
     yield f"{found['input']}."
     yield ""
+    repeated = ""
+    if "repetitions" in found:
+        repeated = f" {found['processes']} processes each, {found['repetitions']} repetitions in turn, medians."
     kept = [f"{name.replace('_', ' ').capitalize()}: {found[name]}." for name in CONDITIONS if name in found]
     yield (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']},"
         f" Python {machine['python']}; {', '.join(f'{k} {v}' for k, v in found['versions'].items())};"
-        f" commit {found['commit']}. {found['processes']} processes each, {found['repetitions']} repetitions in turn,"
-        f" medians. {' '.join(kept)} Other load before the start: {found['load_before']}."
+        f" commit {found['commit']}.{repeated} {' '.join(kept)} Other load before the start: {found['load_before']}."
     )
     yield ""
+    if found["bench"] == "learn":
+        yield from learn_report.lines(found)
+        return
+    meanings = MEANINGS[found["bench"]]
     yield from _ratios(found, meanings)
     figures = found["figures"]
     yield from _table(("figure", "", ""), [(k, _said(v), meanings.get(k, "")) for k, v in figures.items()])
