@@ -17,12 +17,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = parse(_parser(), sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads, which spin a while when it is imported
-    if options.workers > 1 and options.engine == "local" and not (options.dry_run or options.verify):
-        start_server()
-    # Beside the workers' own imports; and each worker imports this file, which is the program, but not what it runs.
-    from cli.building import run
+    try:
+        if options.workers > 1 and options.engine == "local" and not (options.dry_run or options.verify):
+            start_server()
+        # Beside the workers' own imports; and each worker imports this file, which is the program, but not what it runs.
+        from cli.building import run
 
-    return run(options)
+        return run(options)
+    except KeyboardInterrupt:
+        print("bitgen-shards: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,9 +47,6 @@ def run(options: argparse.Namespace) -> int:
     except _FAILURES as error:
         print(f"bitgen-shards: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("bitgen-shards: stopped; the same command goes on from here", file=sys.stderr)
-        return 1
 
 
 def _run(options: argparse.Namespace) -> int:

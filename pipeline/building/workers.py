@@ -34,7 +34,15 @@ def start_server() -> None:
     Workers are forked from a server that has loaded what they need, and has no threads, whose locks a fork would copy.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-    forkserver.ensure_running()
+    # The server ignores Ctrl-C, but only once it has loaded everything: until then it would say so with a traceback. What is
+    # ignored here as it starts is ignored there from its first instruction. Other threads cannot set handlers.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 class LocalWorkers:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,14 @@ def test_a_full_disk_is_said_in_one_line(
 def test_it_runs_as_a_module(manifest: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cli.build_shards", manifest, "--data", str(tmp_path / "data"), "--dry-run"]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_ctrl_c_before_anything_is_built_is_answered_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forkserver, "ensure_running", interrupt)
+    assert main(["--data", str(tmp_path), "--workers", "2"]) == 1
+    assert capsys.readouterr() == ("", "bitgen-shards: stopped; the same command goes on from here\n")

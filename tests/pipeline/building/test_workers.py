@@ -1,16 +1,18 @@
 """Tasks in processes: in order, errors come home, and nobody is left behind."""
 
 import posixpath
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bitgen.disk import file_sha256
-from pipeline.building.workers import LocalWorkers, WorkerError, workers_of
+from pipeline.building.workers import LocalWorkers, WorkerError, start_server, workers_of
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import World
@@ -29,6 +31,14 @@ def test_an_error_of_a_task_is_raised_here() -> None:
 def test_a_killed_worker_is_named() -> None:
     with LocalWorkers(2) as workers, pytest.raises(WorkerError, match="found it killed: out of memory"):
         list(workers.each(eval, ["1", "__import__('os').kill(__import__('os').getpid(), 9)", "3"]))
+
+
+def test_ctrl_c_is_ignored_while_the_server_of_the_workers_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[object] = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: found.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    start_server()
+    assert [*found, signal.getsignal(signal.SIGINT)] == [signal.SIG_IGN, before]
 
 
 LOOPING = """
