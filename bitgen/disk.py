@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,21 @@ def send_to_disk(handle: int, start: int, stop: int) -> None:
     if hasattr(os, "posix_fadvise"):
         # Linux starts to write what it is told is not needed. Source: mm/fadvise.c
         os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_DONTNEED)
+
+
+def take_name(temporary: Path, folder: Path) -> None:
+    """Give a finished folder its name. One that has it already stays until then, and for good where that fails."""
+    if not folder.exists():
+        os.replace(temporary, folder)
+        return
+    before = folder.with_name(f".{folder.name}.before.tmp")
+    os.replace(folder, before)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        os.replace(before, folder)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

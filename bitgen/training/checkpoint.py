@@ -4,6 +4,7 @@ runs/<name>/config.json
 runs/<name>/checkpoints/step-00001200/model.safetensors     the model, what is published
                                       trainer.safetensors   optimizer moments and queues
                                       state.json            step, position, configuration, hold-out hash, versions
+runs/<name>/checkpoints/best, last                          the names of two of them, for whoever looks
 """
 
 import json
@@ -20,11 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bitgen.disk import sync
+from bitgen.disk import sync, take_name
 from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.model.vision import VisionError
 from bitgen.objectives.total import Objective
 from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.folders import BEST, CHECKPOINTS, LAST, latest_run
 
 FORMAT_VERSION = 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -55,9 +57,19 @@ class State:
     best_figure: float | None = None
     best_step: int | None = None
     validations_without_better: int = 0
+    skipped: int = 0
+    """Steps left out since the start, for figures that were not finite."""
+    skipped_in_a_row: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("step", "position", "samples_per_epoch", "validations_without_better"):
+        for name in (
+            "step",
+            "position",
+            "samples_per_epoch",
+            "validations_without_better",
+            "skipped",
+            "skipped_in_a_row",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"expected {name} to be a whole number from 0, found {value!r}")
@@ -86,7 +98,7 @@ def save(
     Args:
         figures: of the steps since the last line of metrics.jsonl, whose means are still to be written.
     """
-    folder = run / "checkpoints" / f"step-{state.step:08d}"
+    folder = run / CHECKPOINTS / f"step-{state.step:08d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for left_by_a_kill in folder.parent.glob(".step-*.tmp"):
@@ -99,9 +111,7 @@ def save(
         for name in (MODEL, TRAINER, STATE):
             sync(temporary / name)
         sync(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        take_name(temporary, folder)
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -110,19 +120,34 @@ def save(
 
 
 def prune(run: Path, keep: int, best_step: int | None) -> None:
-    """Delete all checkpoints but the last `keep` and the best."""
-    for folder in list_checkpoints(run)[: -max(keep, 1)]:
-        if folder.name != f"step-{best_step or 0:08d}":
-            shutil.rmtree(folder)
+    """Delete all checkpoints but the last `keep` and the best, and note in `best` and `last` which those are.
+
+    Raises `CheckpointError`; the checkpoints that are to stay are whole all the same.
+    """
+    last = list_checkpoints(run)[-max(keep, 1) :]
+    best = run / CHECKPOINTS / f"step-{best_step or 0:08d}"
+    try:
+        for folder in list_checkpoints(run):
+            if folder not in (*last, best):
+                half = folder.with_name(f".{folder.name}.old.tmp")  # a kill half way leaves no folder that looks whole
+                os.replace(folder, half)
+                shutil.rmtree(half)
+        for name, folder in ((BEST, best if best.is_dir() else last[-1]), (LAST, last[-1])):
+            write_file(run / CHECKPOINTS / name, folder.name + "\n")
+    except OSError as error:
+        raise CheckpointError(f"expected to tidy up checkpoints, found {error}: {run / CHECKPOINTS}") from error
 
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first. Unfinished ones have other names."""
-    return sorted(run.glob("checkpoints/step-*"))
+    return sorted(run.glob(f"{CHECKPOINTS}/step-*"))
 
 
 def find(path: str | Path, last: bool = False) -> Path:
     """The checkpoint folder that `path` means: itself, a run's best (its last where none was validated), or hf://owner/name.
+
+    Of the two runs of `--phase both` the later that has a checkpoint counts; `checkpoints/best` and `checkpoints/last` of a run
+    say which is meant.
 
     Args:
         last: prefer a run's last checkpoint, as resuming does.
@@ -132,13 +157,15 @@ def find(path: str | Path, last: bool = False) -> Path:
     path = Path(path)
     if (path / MODEL).is_file():
         return path
-    checkpoints = list_checkpoints(path)
+    if path.parent.name == CHECKPOINTS and path.name in (BEST, LAST):
+        return find(path.parents[1], last=path.name == LAST)
+    checkpoints = list_checkpoints(latest_run(path))
     if not checkpoints:
         raise CheckpointError(
             f"expected a run folder, a checkpoint folder or hf://owner/name, found no {MODEL}: {path}"
         )
     best = read_state(checkpoints[-1]).best_step
-    preferred = path / "checkpoints" / f"step-{best or 0:08d}"
+    preferred = checkpoints[-1].with_name(f"step-{best or 0:08d}")
     return preferred if preferred.is_dir() and not last else checkpoints[-1]
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, read back bit for bit, refused with a reason."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -262,6 +264,51 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(folder: Path, s
     assert checkpoint.load_model(run)[1].step == 7
 
 
+def _fails(code: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+FAILURES = {
+    "the model": ("save_file", errno.ENOSPC),
+    "the disk's cache": ("sync", errno.EIO),
+    "the name": ("take_name", errno.EROFS),
+}
+
+
+@pytest.mark.parametrize("step", [7, 8])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_store_that_fails_at_any_point_leaves_the_last_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: str, step: int
+) -> None:
+    name, code = FAILURES[failure]
+    objective, optimizer, state = _trained(seed=5, steps=0)
+    before = load_file(folder / MODEL)["image_pool.query"]
+    monkeypatch.setattr(checkpoint, name, _fails(code))
+    with pytest.raises(CheckpointError, match=os.strerror(code)):
+        checkpoint.save(folder.parents[1], objective, optimizer, replace(state, step=step), {})
+    assert [path.name for path in folder.parent.iterdir()] == ["step-00000007"]
+    assert load_file(folder / MODEL)["image_pool.query"].equal(before)
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, optimizer, state = _trained(seed=5, steps=0)
+    before, replace_file = load_file(folder / MODEL)["image_pool.query"], os.replace
+
+    def fail_for_the_new_one(source: Path, target: Path) -> None:
+        if target == folder and source.name.endswith(f".{os.getpid()}.tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new_one)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        checkpoint.save(folder.parents[1], objective, optimizer, state, {})
+    assert [path.name for path in folder.parent.iterdir()] == ["step-00000007"]
+    assert load_file(folder / MODEL)["image_pool.query"].equal(before)
+
+
 def test_a_run_that_is_a_file_is_named(tmp_path: Path) -> None:
     objective, optimizer, state = _trained(steps=0)
     (tmp_path / "run").write_text("")
@@ -308,6 +355,25 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path, keep: int, best: int | N
     run = _steps(tmp_path, 10, 20, 30, 40)
     checkpoint.prune(run, keep, best)
     assert _found(run) == kept
+
+
+@pytest.mark.parametrize(("best", "named"), [(20, "step-00000020"), (None, "step-00000040"), (30, "step-00000030")])
+def test_the_best_and_the_last_are_named_where_they_lie(tmp_path: Path, best: int | None, named: str) -> None:
+    run = _steps(tmp_path, 10, 20, 30, 40, best=best)
+    checkpoint.prune(run, 1, best)
+    found = [(run / "checkpoints" / name).read_text() for name in ("best", "last")]
+    assert found == [f"{named}\n", "step-00000040\n"]
+    assert [checkpoint.find(run / "checkpoints" / name).name for name in ("best", "last")] == [named, "step-00000040"]
+
+
+def test_a_delete_that_fails_is_named_and_leaves_what_is_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _steps(tmp_path, 10, 20)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", _fails(errno.EIO))
+    with pytest.raises(CheckpointError, match=r"^expected to tidy up checkpoints, found .*: .*checkpoints$"):
+        checkpoint.prune(run, 1, None)
+    assert _found(run) == [20]
 
 
 @pytest.mark.parametrize(("last", "name"), [(False, "step-00000010"), (True, "step-00000020")])
