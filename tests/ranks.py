@@ -12,9 +12,12 @@ from torch import Tensor, distributed
 
 from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
+from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.config import DataConfig, TrainConfig
 from bitgen.training.distributed import agree, any_of, gather, rank, weighted_mean, world
+from bitgen.training.guard import Guard
 from bitgen.training.loop import train
+from bitgen.training.metrics import Meter, TrainingError
 from tests import fakes
 
 STEPS = 3
@@ -110,6 +113,28 @@ def impatient(run: Path) -> int:
     return result.state.step
 
 
+def ends_alike(run: Path) -> dict[str, bool]:
+    """What ends a run on this rank where only another has the reason: a figure, one to be left out, a store that fails."""
+    figures = {"loss": torch.tensor(torch.nan if rank() == 1 else 1.0)}
+    objective = fakes.objective(config := fakes.config("fine", run={"checkpoint_every": 1}))
+    guard, meter = Guard(objective, 1), Meter({})
+    guard.begin()
+    found = {"left_out": guard.refuses(figures)}
+    meter.add(1, figures, ("a",))
+    try:
+        meter.check()
+    except TrainingError:
+        found["not_finite"] = True
+    run.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        (run / "checkpoints").write_text("no folder")
+    try:
+        train(objective, fakes.state(config, objective), stream(), run)
+    except CheckpointError:
+        found["unwritten"] = True
+    return found
+
+
 def compared() -> dict[str, Tensor]:
     """Gradients, queues and draws by the name of their losses."""
     return {f"{name}.{key}": value for name, losses in LOSSES.items() for key, value in gradients(losses).items()}
@@ -126,6 +151,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
     found["any"] = any_of(torch.tensor([rank() == 0, rank() == 1, False]))
+    found |= {f"ended.{name}": torch.tensor(value) for name, value in ends_alike(folder / "ended").items()}
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return found
 

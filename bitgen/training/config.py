@@ -132,6 +132,9 @@ class OptimConfig:
     """Largest gradient norm."""
     lora_warmup_epochs: float = 5.0
     """Epochs of frozen adapters at the start."""
+    skip_nonfinite: int = 0
+    """Steps in a row that are left out and counted where a loss or the gradient is not finite; one more stops the run.
+    0: the first does. Above 0 every step waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    phase: Literal["coarse", "fine"] = "coarse"
+    phase: Literal["coarse", "fine", "joint"] = "coarse"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -19,9 +19,10 @@ from bitgen.batch import Batch
 from bitgen.model.bitlinear import ternarised_once
 from bitgen.objectives.total import Objective, draw
 from bitgen.progress import progress
-from bitgen.training.checkpoint import State, load_trainer, prune, save
+from bitgen.training.checkpoint import CheckpointError, State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import agree, from_first, is_distributed, rank
+from bitgen.training.guard import Guard
 from bitgen.training.metrics import Meter, MetricsLog, TrainingError
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
@@ -62,7 +63,8 @@ def train(
         should_stop: asked after every step; when true the run saves and ends.
 
     Raises:
-        TrainingError: a loss is not finite, or `batches` ended early. Checkpoints written before are whole.
+        TrainingError: a loss is not finite, or `batches` ended early.
+        CheckpointError: a checkpoint could not be written. In either case all ranks raise, and those written before are whole.
     """
     config = state.config
     device = next(objective.parameters()).device
@@ -70,6 +72,7 @@ def train(
     # A checkpoint of the thaw's own step was written before it: adapters have no moments yet, and the event comes again.
     set_trainable(objective, lora=state.step > schedule.thaw_step or schedule.thaw_step == 0)
     optimizer = build_optimizer(objective, config.optim)
+    guard = Guard(objective, config.optim.skip_nonfinite)
     meter = Meter(load_trainer(objective, optimizer, resume_from) if resume_from is not None else {})
     module = _wrap(objective)
     objective.train()
@@ -86,16 +89,21 @@ def train(
             if state.step == schedule.thaw_step and schedule.thaw_step:
                 module = _thaw(objective, state.step, metrics)
             rate = _set_rate(optimizer, config, state.step, schedule)
-            parts, keys = _step(module, objective, optimizer, stream, config, state.step, device)
+            parts, keys, is_left_out = _step(module, objective, optimizer, stream, config, state.step, device, guard)
             state = replace(
                 state, step=state.step + 1, position=state.position + config.optim.batch * config.optim.accumulation
             )
-            meter.add(state.step, parts, keys)
+            if is_left_out:
+                state = guard.count(state, parts, keys)
+                metrics.write(state.step, skipped=state.skipped)
+            else:
+                state = replace(state, skipped_in_a_row=0)
+                meter.add(state.step, parts, keys)
             bar.update(1)
             last = state.step == schedule.steps
             if state.step % config.run.log_every == 0 or last:
                 values = meter.read()
-                bar.set_postfix_str(f"loss {values['loss']:.3f}")
+                bar.set_postfix_str(f"loss {values.get('loss', float('nan')):.3f}")
                 gates = {name: gate.item() for name, gate in objective.model.gates().items()}
                 epoch = state.step / schedule.steps_per_epoch
                 metrics.write(state.step, epoch=epoch, lr=rate, **values, **gates)
@@ -125,12 +133,14 @@ def _step(
     config: TrainConfig,
     step: int,
     device: torch.device,
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """One optimizer step: figures by name, and the keys of the images it saw.
+    guard: Guard,
+) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
+    """One optimizer step: figures by name, the keys of the images it saw, and whether `guard` had it left out.
 
     The figures are the mean of each loss over the micro-steps, `grad_norm` before clipping, and for each reason of
     `Batch.dropped` how many this rank left out in the step.
     """
+    guard.begin()
     accumulation = config.optim.accumulation
     total: dict[str, Tensor] = {}
     keys: tuple[str, ...] = ()
@@ -151,9 +161,12 @@ def _step(
             name = f"dropped_{reason}"
             total[name] = total.get(name, 0) + torch.full((), float(count), device=device)  # no copy to wait for
     norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], config.optim.clip)
-    optimizer.step()
+    figures = {**total, "grad_norm": norm.detach()}
+    is_left_out = guard.refuses(figures)
+    if not is_left_out:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**total, "grad_norm": norm.detach()}, keys
+    return figures, keys, is_left_out
 
 
 def _reducing(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
@@ -233,9 +246,15 @@ def _save(
     meter.check()
     figures = meter.stored()
     folder = run / "checkpoints" / f"step-{state.step:08d}"
+    failed: CheckpointError | None = None
     if leads:
-        folder = save(run, objective, optimizer, state, figures)
-        prune(run, state.config.run.keep, state.best_step)
+        try:
+            folder = save(run, objective, optimizer, state, figures)
+            prune(run, state.config.run.keep, state.best_step)
+        except CheckpointError as error:
+            failed = error
+    if agree(failed is not None, next(objective.parameters()).device):
+        raise failed or CheckpointError(f"expected a checkpoint of rank 0, found that it could write none: {folder}")
     return folder
 
 

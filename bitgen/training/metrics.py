@@ -16,13 +16,19 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
-from bitgen.training.distributed import mean_over_ranks, world
+from bitgen.training.distributed import agree, mean_over_ranks, world
 
 log = logging.getLogger(__name__)
 
 
 class TrainingError(Exception):
     """The run cannot go on: a loss that is not finite, or a stream that ended."""
+
+
+def not_finite(figures: Mapping[str, Tensor]) -> list[str]:
+    """Names of the scalars that are not; waits for the device."""
+    finite = torch.stack([value.float() for value in figures.values()]).isfinite().tolist()
+    return [name for name, is_finite in zip(figures, finite, strict=True) if not is_finite]
 
 
 class Meter:
@@ -68,15 +74,19 @@ class Meter:
         self._since += time.monotonic() - start
 
     def check(self) -> None:
-        """Raises `TrainingError`, naming the first step whose figures are not all finite, and its samples."""
+        """Raises `TrainingError`, naming the first step whose figures are not all finite, and its samples; on all ranks where
+        one finds such a step, so that none waits for another."""
         broken = {name: (~torch.stack(values).isfinite()).tolist() for name, values in self._figures.items()}
+        found = ""
         for row, (step, keys) in enumerate(self._samples):
             names = [name for name, rows in broken.items() if rows[row]]
             if names:
                 more = ", ..." if len(keys) > 8 else ""
-                raise TrainingError(
-                    f"expected finite losses, found {', '.join(names)} not finite at step {step}: {', '.join(keys[:8])}{more}"
-                )
+                found = f"{', '.join(names)} not finite at step {step}: {', '.join(keys[:8])}{more}"
+                break
+        device = next((values[0].device for values in self._figures.values()), torch.device("cpu"))
+        if self._figures and agree(bool(found), device):
+            raise TrainingError(f"expected finite losses, found {found or 'some not finite on another rank'}")
 
     def read(self) -> dict[str, float]:
         """Means since the last reading over steps and ranks; `images_per_s` of all ranks; `data_wait`, the share of the

@@ -46,6 +46,7 @@ RANGES: Mapping[str, str] = {
     "optim.lr_final": "[0, 1]",
     "optim.clip": "(0, inf)",
     "optim.lora_warmup_epochs": "[0, inf)",
+    "optim.skip_nonfinite": "[0, inf)",
     "loss.itc": "[0, inf)",
     "loss.itm": "[0, inf)",
     "loss.text": "[0, inf)",

@@ -122,6 +122,11 @@ def test_all_ranks_take_the_first_ones_word_for_a_validation(results: Results) -
     assert [r["impatient"].item() for r in results[:2]] == [3, 3]
 
 
+@pytest.mark.parametrize("reason", ["not_finite", "left_out", "unwritten"])
+def test_all_ranks_end_for_the_reason_of_one(results: Results, reason: str) -> None:
+    assert [bool(r[f"ended.{reason}"]) for r in results[:2]] == [True, True]
+
+
 def test_all_ranks_stop_when_one_does(results: Results) -> None:
     assert [r["agreed"].tolist() for r in results[:2]] == [[True, False]] * 2
 

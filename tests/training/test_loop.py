@@ -1,5 +1,6 @@
 """The loop: what a step does, and every way in which a run ends."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -8,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from bitgen.batch import Batch
 from bitgen.training import checkpoint
+from bitgen.training.checkpoint import TRAINER
 from bitgen.training.config import TrainConfig
 from bitgen.training.loop import TrainingError, autocast
 from tests import fakes
-from tests.trainings import PATIENT, after, figures, lines, start, tensors, weights_at
+from tests.trainings import PATIENT, after, figures, lines, resume, start, tensors, weights_at
 
 
 def test_the_position_counts_draws(tmp_path: Path) -> None:
@@ -92,10 +96,10 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def _poisoned(at: int) -> Iterator[Batch]:
-    """Boxes that are not a number in batch `at`."""
+def _poisoned(*at: int) -> Iterator[Batch]:
+    """Boxes that are not a number in the batches `at`."""
     for step, batch in enumerate(fakes.endless()):
-        boxes = batch.boxes * torch.nan if step == at else batch.boxes
+        boxes = batch.boxes * torch.nan if step in at else batch.boxes
         yield replace(batch, boxes=boxes)
 
 
@@ -112,6 +116,61 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         start(tmp_path, config, _poisoned(2))
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002"]
     assert all(tensor.isfinite().all() for tensor in weights_at(tmp_path, 2).values())
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    config = fakes.config("fine", optim={"skip_nonfinite": 1}, run={"checkpoint_every": 1, "keep": 8})
+    start(tmp_path, config, _poisoned(2), should_stop=after(4))
+    state = checkpoint.read_state(checkpoint.find(tmp_path, last=True))
+    assert (state.step, state.position, state.skipped, state.skipped_in_a_row) == (4, 16, 1, 0)
+    assert [line for line in lines(tmp_path) if "skipped" in line] == [{"step": 3, "skipped": 1}]
+    before, skipped, later = (_kept(tmp_path, step) for step in (2, 3, 4))
+    assert {"queue.images", "image_norm.weight", "exp_avg.model.image_norm.weight"} <= before.keys()
+    assert [name for name in before if not skipped[name].equal(before[name])] == []
+    assert later["step.model.image_norm.weight"].item() == 3
+    assert not later["image_norm.weight"].equal(skipped["image_norm.weight"])
+
+
+def _kept(run: Path, step: int) -> dict[str, Tensor]:
+    """Weights, moments and queues of a checkpoint."""
+    trainer = load_file(run / "checkpoints" / f"step-{step:08d}" / TRAINER)
+    return weights_at(run, step) | {name: value for name, value in trainer.items() if not name.startswith("figure.")}
+
+
+def test_without_a_step_that_is_not_finite_looking_for_one_changes_nothing(tmp_path: Path) -> None:
+    for name, most in (("looked", 3), ("not", 0)):
+        start(tmp_path / name, fakes.config("fine", optim={"skip_nonfinite": most}), should_stop=after(3))
+    assert lines(tmp_path / "looked") == lines(tmp_path / "not")
+
+
+def test_too_many_steps_left_out_in_a_row_stop_the_run_with_its_samples(tmp_path: Path) -> None:
+    config = fakes.config("fine", optim={"skip_nonfinite": 2}, run={"checkpoint_every": 1, "keep": 8})
+    message = r"^expected finite losses again after 2 steps left out, found .*focal.* at step 8: fake-28, .*, fake-31$"
+    with pytest.raises(TrainingError, match=message):
+        start(tmp_path, config, _poisoned(1, 2, 5, 6, 7))
+    assert checkpoint.read_state(checkpoint.find(tmp_path, last=True)).skipped == 4
+
+
+def test_a_store_that_fails_stops_the_run_with_its_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = fakes.config("coarse", run={"checkpoint_every": 1})
+    start(tmp_path / "whole", config)
+    save, calls = checkpoint.save_file, iter(range(100))
+
+    def fail_in_the_third(tensors: Any, path: Path, **more: Any) -> None:
+        if next(calls) == 5:  # two files each: the trainer's of step 3
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(tensors, path, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", fail_in_the_third)
+    with pytest.raises(checkpoint.CheckpointError, match=r"No space left on device: .*step-00000003$"):
+        start(tmp_path / "run", config)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")] == ["step-00000001", "step-00000002"]
+    resume(tmp_path / "run", config)
+    expected = tensors(tmp_path / "whole")
+    assert [name for name, tensor in tensors(tmp_path / "run").items() if not tensor.equal(expected[name])] == []
 
 
 def test_a_stream_that_ends_is_a_fault(tmp_path: Path) -> None:
@@ -152,7 +211,7 @@ def test_a_cpu_trains_in_fp32_unless_told_otherwise(wanted: str, enabled: bool) 
     assert (context._enabled, context.fast_dtype) == (enabled, torch.bfloat16)
 
 
-@pytest.mark.parametrize("phase", ["coarse", "fine"])
+@pytest.mark.parametrize("phase", ["coarse", "fine", "joint"])
 def test_a_phase_trains_in_bf16(tmp_path: Path, phase: Any) -> None:
     config = fakes.config(phase, run={"precision": "bf16"})
     start(tmp_path, config, should_stop=after(2))
