@@ -21,12 +21,32 @@ def validator(config: TrainConfig, model: BitGen, holdout_sha256: str, root: Roo
     """The function that `train` calls to validate; None where the configuration asks for no validation.
 
     In the coarse phase the figure that decides is the mean of recall@1 both ways, in the fine phase grounding accuracy at IoU
-    0.5, each the mean over the sets. Raises `ConfigError` where a set is not built, was not held out, or was built under other
-    hold-out lists than the training shards (`holdout_sha256`); what opening one raises comes through.
+    0.5, each the mean over the sets; in the joint phase, where sets with phrases are grounded and others retrieved, the mean of
+    the two. Raises as `open_sets`.
     """
-    if not config.run.validate_every or not config.data.validation:
+    indexes = open_sets(config, holdout_sha256, root or open_root(config.data))
+    if not indexes:
         return None
-    root = root or open_root(config.data)
+
+    def validate() -> tuple[float, dict[str, float]]:
+        found = [_measure(config, model, index) for index in indexes.values()]
+        names = dict.fromkeys(name for values in found for name in values)
+        means = {name: float(np.mean([values[name] for values in found if name in values])) for name in names}
+        decides = (("acc50",), ("t2i_r1", "i2t_r1"))
+        figures = [np.mean([means[name] for name in each]) for each in decides if means.keys() >= set(each)]
+        return float(np.mean(figures)), means
+
+    return validate
+
+
+def open_sets(config: TrainConfig, holdout_sha256: str, root: Root) -> dict[str, ShardIndex]:
+    """The sets to validate on by name; none where the configuration asks for no validation.
+
+    Raises `ConfigError` where a set is not built, was not held out, or was built under other hold-out lists than the training
+    shards (`holdout_sha256`); what opening one raises comes through.
+    """
+    if not config.run.validate_every:
+        return {}
     indexes: dict[str, ShardIndex] = {}
     for name in config.data.validation:
         try:
@@ -41,19 +61,13 @@ def validator(config: TrainConfig, model: BitGen, holdout_sha256: str, root: Roo
         if index.dataset["holdout_sha256"] != holdout_sha256 and not config.data.allow_other_holdout:
             raise ConfigError(f"expected {name} built under the hold-out lists of the training shards, found others")
 
-    def validate() -> tuple[float, dict[str, float]]:
-        found = [_measure(config, model, index) for index in indexes.values()]
-        means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
-        figure = means["acc50"] if config.phase == "fine" else (means["t2i_r1"] + means["i2t_r1"]) / 2
-        return figure, means
-
-    return validate
+    return indexes
 
 
 def _measure(config: TrainConfig, model: BitGen, index: ShardIndex) -> dict[str, float]:
     data = config.data
     made = batches(index, range(len(index)), data.image_px, data.max_tokens, BATCH)
-    if config.phase == "fine":
+    if config.phase == "fine" or (config.phase == "joint" and index.dataset.get("phrases")):
         result = evaluate_grounding(model, made, seed=config.run.seed)
         return {"acc50": result["acc50"], "mean_iou": result["mean_iou"]}
     result = evaluate_retrieval(model, made)

@@ -1,7 +1,9 @@
 """The phases of the curriculum, each a function that returns a whole configuration: read one as code.
 
-Coarse aligns images and texts; fine grounds phrases and starts from a coarse run (Source: FIBER, arXiv 2206.07643). The
-`demo` preset is the same run at a size that two CPU cores train in minutes.
+Coarse aligns images and texts; fine grounds phrases and starts from a coarse run (Source: FIBER, arXiv 2206.07643). Joint is
+what that curriculum is compared with: the data and the losses of both in one phase. The `demo` preset is the same run at a size
+that two CPU cores train in minutes; `small`, `large` and `eight` fit its batch to GPUs, by `summary.estimate_memory`, which is an
+estimate.
 """
 
 from dataclasses import replace
@@ -17,8 +19,8 @@ from bitgen.training.config import (
     VisionConfig,
 )
 
-Phase = Literal["coarse", "fine"]
-Preset = Literal["base", "demo"]
+Phase = Literal["coarse", "fine", "joint"]
+Preset = Literal["base", "demo", "small", "large", "eight"]
 
 
 def coarse() -> TrainConfig:
@@ -62,6 +64,26 @@ def fine() -> TrainConfig:
     )
 
 
+def joint() -> TrainConfig:
+    """Coarse and fine at once, from one mixture. Adapters thaw as in the coarse phase, images are whole as in the fine one."""
+    captions, phrases = coarse(), fine()
+    # The crawled sets have far more images than all with boxes: these are drawn four times as often as their sizes say.
+    grounded = {name: 4.0 for name in phrases.data.mixture if name not in captions.data.mixture}
+    return replace(
+        captions,
+        phase="joint",
+        data=replace(
+            captions.data,
+            mixture=captions.data.mixture | grounded,
+            validation=(*captions.data.validation, *phrases.data.validation),
+            crop_scale_min=1.0,
+            texts_per_image=4,
+        ),
+        loss=replace(captions.loss, grounding=phrases.loss.grounding, region=phrases.loss.region),
+        run=RunConfig(name="joint"),
+    )
+
+
 def demo(config: TrainConfig) -> TrainConfig:
     """A phase at demo size: a small tower of random weights, small images, the embedded sample, no validation to stop on."""
     is_coarse = config.phase == "coarse"
@@ -79,7 +101,7 @@ def demo(config: TrainConfig) -> TrainConfig:
         optim=OptimConfig(
             batch=29 if is_coarse else 24,
             accumulation=1,
-            epochs=120 if is_coarse else 60,
+            epochs=60 if config.phase == "fine" else 120,
             lr=1.5e-3 if is_coarse else 1e-3,
             gate_lr_scale=10.0,
             lora_warmup_epochs=40.0,
@@ -92,10 +114,29 @@ def demo(config: TrainConfig) -> TrainConfig:
     )
 
 
-PHASES = {"coarse": coarse, "fine": fine}
+def small(config: TrainConfig) -> TrainConfig:
+    """A phase for one GPU of 8 GB: as many images a step as ever, a quarter of them at a time."""
+    return replace(config, optim=replace(config.optim, batch=32, accumulation=8))
+
+
+def large(config: TrainConfig) -> TrainConfig:
+    """A phase for one GPU of 40 GB or more: as many images a step as ever, all at a time."""
+    return replace(config, optim=replace(config.optim, batch=256, accumulation=1))
+
+
+def eight(config: TrainConfig) -> TrainConfig:
+    """A phase for eight GPUs of 24 GB: four times the images a step, at a rate that is higher by the root of that.
+
+    Source of the rule: arXiv 2205.10287, for Adam.
+    """
+    return replace(config, optim=replace(config.optim, batch=1024, accumulation=1, lr=2 * config.optim.lr))
+
+
+PHASES = {"coarse": coarse, "fine": fine, "joint": joint}
 
 
 def configure(phase: Phase, preset: Preset) -> TrainConfig:
     """The configuration of a phase at a preset's size."""
     config = PHASES[phase]()
-    return demo(config) if preset == "demo" else config
+    sizes = {"demo": demo, "small": small, "large": large, "eight": eight}
+    return config if preset == "base" else sizes[preset](config)

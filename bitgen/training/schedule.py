@@ -22,7 +22,7 @@ class Schedule:
         draws = config.optim.batch * config.optim.accumulation
         per_epoch = max(1, math.ceil(samples / draws))
         steps = per_epoch * config.optim.epochs
-        frozen = config.phase == "coarse" and config.model.vision.mode == "lora"
+        frozen = config.phase != "fine" and config.model.vision.mode == "lora"
         thaw = round(config.optim.lora_warmup_epochs * per_epoch) if frozen else 0
         return Schedule(per_epoch, steps, min(config.optim.warmup_steps, max(1, steps // 10)), min(thaw, steps))
 

@@ -31,6 +31,15 @@ def test_coarse_phase_is_judged_by_recall_at_1_both_ways(tmp_path: Path) -> None
     assert figure == pytest.approx((values["t2i_r1"] + values["i2t_r1"]) / 2)
 
 
+def test_joint_phase_is_judged_by_the_mean_of_both(tmp_path: Path) -> None:
+    config = replace(validating(tmp_path, "eval/drawn-captions", "eval/drawn-phrases"), phase="joint")
+    validate = validator(config, fakes.model().eval(), HOLDOUT)
+    assert validate is not None
+    figure, values = validate()
+    assert sorted(values) == ["acc50", "i2t_r1", "mean_iou", "t2i_r1"]
+    assert figure == pytest.approx((values["acc50"] + (values["t2i_r1"] + values["i2t_r1"]) / 2) / 2)
+
+
 def test_no_set_or_no_interval_means_no_validation(tmp_path: Path) -> None:
     config = validating(tmp_path, "eval/drawn-phrases", every=0.0)
     nameless = replace(config, data=replace(config.data, validation=()), run=replace(config.run, validate_every=1.0))

@@ -12,7 +12,7 @@ from bitgen.training.ranges import RANGES
 from tests import fakes
 
 
-@pytest.mark.parametrize("phase", ["coarse", "fine"])
+@pytest.mark.parametrize("phase", ["coarse", "fine", "joint"])
 @pytest.mark.parametrize("preset", ["base", "demo"])
 def test_a_configuration_survives_json(phase: Phase, preset: Preset) -> None:
     config = configure(phase, preset)
@@ -105,6 +105,7 @@ def test_what_is_no_configuration_is_refused(text: str, message: str) -> None:
         ("optim", {"lr_final": 1.5}),
         ("optim", {"clip": 0.0}),
         ("optim", {"lora_warmup_epochs": -1.0}),
+        ("optim", {"skip_nonfinite": -1}),
         ("loss", {"itc": -1.0}),
         ("loss", {"region": float("nan")}),
         ("loss", {"memory_kl": -0.1}),
@@ -165,7 +166,7 @@ def test_an_image_side_that_random_patches_do_not_divide_is_refused() -> None:
         fakes.config(data={"image_px": 60})
 
 
-@pytest.mark.parametrize("phase", ["coarse", "fine"])
+@pytest.mark.parametrize("phase", ["coarse", "fine", "joint"])
 @pytest.mark.parametrize("preset", ["base", "demo"])
 def test_a_phase_is_named_by_its_configuration(phase: Phase, preset: Preset) -> None:
     assert configure(phase, preset).phase == phase
@@ -175,6 +176,32 @@ def test_the_phases_weigh_their_losses_as_documented() -> None:
     coarse, fine = configure("coarse", "base").loss, configure("fine", "base").loss
     assert (coarse.itc, coarse.itm, coarse.text, coarse.memory_kl, coarse.grounding) == (1.0, 0.5, 0.5, 0.1, 0.0)
     assert (fine.grounding, fine.region, fine.itc, fine.text, fine.memory_kl, fine.itm) == (0.5, 1, 0.25, 0.25, 0.1, 0)
+
+
+@pytest.mark.parametrize("preset", ["small", "large"])
+def test_a_preset_for_one_gpu_takes_the_same_images_a_step(preset: Preset) -> None:
+    base, other = (configure("coarse", each) for each in ("base", preset))
+    assert other.optim.batch * other.optim.accumulation == base.optim.batch * base.optim.accumulation
+    assert replace(other, optim=base.optim) == base
+
+
+def test_eight_gpus_take_four_times_the_images_at_twice_the_rate() -> None:
+    base, eight = (configure("coarse", each).optim for each in ("base", "eight"))
+    assert (eight.batch * eight.accumulation, eight.lr) == (4 * base.batch * base.accumulation, 2 * base.lr)
+
+
+def test_the_joint_phase_has_the_data_and_the_losses_of_both() -> None:
+    coarse, fine, joint = (configure(phase, "base") for phase in ("coarse", "fine", "joint"))
+    assert joint.data.mixture.keys() == coarse.data.mixture.keys() | fine.data.mixture.keys()
+    weighed = {name for name, weight in vars(joint.loss).items() if isinstance(weight, float) and weight}
+    assert weighed >= {"itc", "itm", "text", "memory_kl", "grounding", "region"}
+
+
+def test_the_fine_phase_keeps_captioned_images() -> None:
+    mixture = configure("fine", "base").data.mixture
+    assert {name: weight for name, weight in mixture.items() if name.startswith("coarse/")} == {
+        "coarse/coco-train": 0.25
+    }
 
 
 def test_no_evaluation_data_stands_in_a_mixture() -> None:

@@ -55,6 +55,11 @@ def test_adapters_thaw_after_their_epochs(epochs: float, step: int) -> None:
     assert Schedule.of(config, 16).thaw_step == step
 
 
+def test_in_the_joint_phase_adapters_thaw_as_in_the_coarse_one() -> None:
+    joint, coarse = (fakes.config(phase, optim={"lora_warmup_epochs": 1.0}) for phase in ("joint", "coarse"))
+    assert Schedule.of(joint, 16).thaw_step == Schedule.of(coarse, 16).thaw_step == 4
+
+
 def test_in_the_fine_phase_adapters_train_from_the_start() -> None:
     assert Schedule.of(fakes.config("fine", optim={"lora_warmup_epochs": 5.0}), 16).thaw_step == 0
 

@@ -7,7 +7,7 @@ import pytest
 
 from bitgen.objectives.total import Objective
 from bitgen.training import summary
-from bitgen.training.phases import Phase, configure
+from bitgen.training.phases import Phase, Preset, configure
 from bitgen.training.schedule import Schedule
 from bitgen.training.summary import Part, count_parameters, format_parameters
 from tests import fakes
@@ -144,6 +144,17 @@ def test_a_queue_of_token_states_is_counted_to_the_byte() -> None:
     found = summary.estimate_memory(config, fakes.objective(config), ranks=1)["queue"] - without
     d, patches, tokens = fakes.WIDTH, fakes.PATCHES, 64
     assert found == 8 * (2 * d * (patches + tokens) + tokens + 2 * 4 * d + 8) + 8
+
+
+@pytest.mark.parametrize("phase", ["coarse", "fine", "joint"])
+@pytest.mark.parametrize(("preset", "ranks", "gib"), [("small", 1, 8), ("large", 1, 40), ("eight", 8, 24)])
+def test_a_preset_s_batch_fits_its_gpu_as_estimated(phase: Phase, preset: Preset, ranks: int, gib: int) -> None:
+    config = configure(phase, preset)
+    config = replace(config, run=replace(config.run, precision="bf16"))
+    objective = summary.build_shape(config)
+    count_parameters(objective)
+    total = sum(summary.estimate_memory(config, objective, ranks).values())
+    assert total < 0.8 * gib * 2**30  # the rest for what is not counted: attention, the allocator, the driver
 
 
 def test_more_ranks_need_less_for_activations() -> None:
