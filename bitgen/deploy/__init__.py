@@ -1,0 +1,1 @@
+"""A trained model leaves the machine that it was trained on."""
