@@ -12,6 +12,7 @@ import tyro
 from bitgen.batch import BatchError
 from bitgen.evaluation.tables import grounding_table, plain, retrieval_table
 from bitgen.training.checkpoint import CheckpointError
+from bitgen.training.folders import CHECKPOINTS, latest_run
 from pipeline.files import check_replaceable, write_text
 from pipeline.results import Choice, ResultsError, Split, Task, evaluate_checkpoint
 from shards.format import ShardError
@@ -94,10 +95,10 @@ def results_path(arguments: Arguments) -> Path:
     """`--out`, or results.json in the folder of the run that the checkpoint belongs to."""
     if arguments.out is not None:
         return arguments.out
-    path = Path(arguments.checkpoint)
-    if not path.is_dir():
+    path = latest_run(Path(arguments.checkpoint))
+    if not path.is_dir() and path.parent.name != CHECKPOINTS:
         raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")
-    run = path if (path / "checkpoints").is_dir() else path.resolve().parent.parent
+    run = path if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
     return run / "results.json"
 
 

@@ -1,6 +1,6 @@
-"""bitgen-train: a phase of the curriculum, from shards to a checkpoint. The one place that joins the stream to the trainer."""
+"""bitgen-train: phases of the curriculum, from shards to a checkpoint. The one place that joins the stream to the trainer."""
 
-import hashlib
+import argparse
 import logging
 import os
 import signal
@@ -12,25 +12,27 @@ from pathlib import Path
 import torch
 
 from bitgen.batch import Batch, BatchError, load
+from bitgen.deploy import hub
 from bitgen.image import Transform
-from bitgen.model.bitgen import BitGen
 from bitgen.model.vision import VisionError
-from bitgen.objectives.total import Objective
-from bitgen.tokens import Tokenizer
+from bitgen.tokens import VOCABULARY, Tokenizer
 from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.folders import CONFIG, is_pair
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from bitgen.workers import WorkerError
-from cli.flags import parse
+from cli.curriculum import parse
+from cli.preparing import check_datasets, check_ranks, check_side, check_together, open_stream, prepare
+from pipeline.publish import published
+from pipeline.results import ResultsError
 from pipeline.roots import open_root
 from pipeline.validation import validator
 from pipeline.vocabulary import trimmed
 from shards.format import NoDatasetError, ShardError
 from shards.mixture import BLOCK, Mixture
 from shards.remote.patience import StoreError
-from shards.root import Root
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        options, config = parse(sys.argv[1:] if arguments is None else arguments)
+        options, stages = parse(sys.argv[1:] if arguments is None else arguments)
         if options.dry_run:
-            print(dry_run(config, options.trim_vocabulary))
+            print("\n\n".join(dry_run(config, options.trim_vocabulary) for config in stages))
             return 0
-        return run(config, bool(options.resume), options.trim_vocabulary)
-    except ConfigError as error:
+        if options.push:
+            hub.check(options.push)
+        return run(stages, options)
+    except (ConfigError, hub.HubError) as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 2
     except (ShardError, CheckpointError, VisionError, BatchError, WorkerError, TrainingError, OSError) as error:
@@ -91,27 +95,86 @@ def _built(config: TrainConfig) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def run(config: TrainConfig, resume: bool, trim_vocabulary: bool) -> int:
-    """Train, and say what was made."""
-    device = choose_device(config)
+def run(stages: Sequence[TrainConfig], options: argparse.Namespace) -> int:
+    """Train one run after the other, and say what was made; the exit code."""
+    resumed: str = options.resume
+    device = choose_device(stages[0])
     distributed.join(device)
-    folder = Path(config.run.runs) / config.run.name
-    if not resume and checkpoint.list_checkpoints(folder):
-        raise ConfigError(f"expected a new run, found checkpoints: {folder}; --resume it, or give --run.name another")
+    for config in stages:
+        if not resumed and checkpoint.list_checkpoints(_folder(config)):
+            raise ConfigError(
+                f"expected a new run, found checkpoints: {_folder(config)}; --resume it, or give --run.name another"
+            )
+    check_together(stages)
+    of_two = len(stages) > 1 or (bool(resumed) and is_pair(Path(resumed)))
+    again = _folder(stages[0]).parent if of_two else _folder(stages[0])
+    asked: list[int] = []
+    is_stopped = False
+    for number, config in enumerate(stages, 1):
+        if number > 1:  # the first run's model, as it turned out to be
+            model = checkpoint.read_state(checkpoint.find(config.run.init)).config.model
+            config = replace(config, model=model)
+        result = train_run(config, stages[number:], asked, device, options.trim_vocabulary)
+        # Ranks go on together: the next run starts from what rank 0 has now written.
+        is_stopped = result.reason == "stopped" or (distributed.agree(bool(asked), device) and number < len(stages))
+        if distributed.rank() == 0:
+            following = f"bitgen-train --resume {again}" if is_stopped else _next(config)
+            print(report(result) + f"\nnext: {following}" * (is_stopped or number == len(stages)), flush=True)
+        if is_stopped:
+            break
+    leads = distributed.rank() == 0
+    distributed.leave()
+    return share(stages[-1], options) if options.push and leads and not is_stopped else 0
+
+
+def share(config: TrainConfig, options: argparse.Namespace) -> int:
+    """Push a run that has ended; the exit code. A push that fails changes nothing in the run."""
+    folder = _folder(config)
+    try:
+        files = published(checkpoint.find(folder), options.push)
+        url = hub.push(options.push, files, f"{config.run.name}: {config.phase} phase", is_private=not options.public)
+    except (hub.HubError, CheckpointError, ResultsError, ShardError, OSError) as error:
+        again = f"bitgen-train --resume {folder} --push {options.push}{' --public' * options.public}"
+        print(f"bitgen-train: the run is whole but was not pushed: {error}\nnext: {again}", file=sys.stderr)
+        return 1
+    print(f"pushed {len(files)} files: {url}")
+    return 0
+
+
+def _folder(config: TrainConfig) -> Path:
+    return Path(config.run.runs) / config.run.name
+
+
+def train_run(
+    config: TrainConfig, to_come: Sequence[TrainConfig], asked: list[int], device: torch.device, trim_vocabulary: bool
+) -> Result:
+    """Train a run, anew or from its last checkpoint.
+
+    Args:
+        to_come: the runs after it, whose configurations are there before its first step.
+        asked: `listen_for_stop`'s.
+    """
+    folder = _folder(config)
     root = open_root(config.data)
     stream = open_stream(config, root)
     check_ranks(stream, device)
     holdout = check_datasets(stream, config)
-    config, kept = trimmed(config, root, device) if trim_vocabulary else (config, None)
-    objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None, kept)
+    is_begun = bool(checkpoint.list_checkpoints(folder))
+    if not is_begun and not config.run.init and (trim_vocabulary or config.model.vocabulary != VOCABULARY):
+        config, kept = trimmed(config, root, device)  # also where a kill came between it and the first checkpoint
+    else:
+        kept = None
+    objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if is_begun else None, kept)
     check_side(config, objective.model)
     validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")
-    folder.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
-        checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
+        for each in (*to_come, config):  # its own comes last: where that is, all are
+            _folder(each).mkdir(parents=True, exist_ok=True)
+            checkpoint.write_file(_folder(each) / CONFIG, each.to_json() + "\n")
         log.info("%s: step %d of %d, on %s", folder, state.step, _steps(state), device)
+    folder.mkdir(parents=True, exist_ok=True)
     result = train(
         objective.to(device),
         state,
@@ -119,13 +182,10 @@ def run(config: TrainConfig, resume: bool, trim_vocabulary: bool) -> int:
         folder,
         resume_from=resume_from,
         validate=validate,
-        should_stop=listen_for_stop(),
+        should_stop=listen_for_stop(asked),
     )
     root.close()
-    if distributed.rank() == 0:
-        print(report(result, folder))
-    distributed.leave()
-    return 0
+    return result
 
 
 def choose_device(config: TrainConfig) -> torch.device:
@@ -141,100 +201,6 @@ def choose_device(config: TrainConfig) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] (a property)
     return torch.device(wanted)
-
-
-def open_stream(config: TrainConfig, root: Root) -> Stream:
-    """The mixture's datasets in their order. Raises `ConfigError` where ranks cannot share a micro-batch of them evenly."""
-    if config.optim.batch % distributed.world():
-        raise ConfigError(
-            f"expected optim.batch to be a multiple of {distributed.world()} ranks, found {config.optim.batch}"
-        )
-    if not config.data.mixture:
-        raise ConfigError("expected data.mixture to name a dataset, found none")
-    return Stream.open(
-        root,
-        config.data.mixture,
-        seed=config.run.seed,
-        texts_per_image=config.data.texts_per_image,
-        max_tokens=config.data.max_tokens,
-        size_power=config.data.size_power,
-    )
-
-
-def check_ranks(stream: Stream, device: torch.device) -> None:
-    """Raises `ConfigError` on every rank where the datasets changed between one rank's look at them and another's."""
-    mine = float(int(stream.mixture.fingerprint[:12], 16))  # 48 bits, which a float holds
-    if distributed.agree(distributed.from_first(mine, device) != mine, device):
-        raise ConfigError("expected the same shards on every rank, found others: were they replaced just now?")
-
-
-def check_side(config: TrainConfig, model: BitGen) -> None:
-    """Raises `ConfigError` for images that are no whole number of patches wide."""
-    if config.data.image_px % model.vision.patch_px:
-        expected = f"a multiple of the vision tower's patch, {model.vision.patch_px}"
-        raise ConfigError(f"expected data.image_px to be {expected}, found {config.data.image_px}")
-
-
-def check_datasets(stream: Stream, config: TrainConfig) -> str:
-    """The hold-out hash that all training shards share; of mixed ones, where they are allowed, a hash that no dataset has.
-
-    Raises `ConfigError` for evaluation data and for mixed hashes that are not allowed.
-    """
-    for name, index in stream.indexes.items():
-        absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
-        if absent:
-            raise ShardError(
-                f"expected role and holdout_sha256 in dataset.json, found no {absent[0]}: {index.files.place}"
-            )
-        if index.dataset["role"] == "eval":
-            raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
-    hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}
-    if len(set(hashes.values())) > 1 and not config.data.allow_other_holdout:
-        found = ", ".join(f"{name} {value[:12]}" for name, value in hashes.items())
-        raise ConfigError(
-            f"expected shards built under one hold-out list, found {found}; build them together, "
-            "or pass --data.allow-other-holdout"
-        )
-    first, *others = sorted(set(hashes.values()))
-    return first if not others else hashlib.sha256("".join([first, *others]).encode()).hexdigest()
-
-
-def prepare(
-    config: TrainConfig, mixture: Mixture, holdout: str, resumed_run: Path | None, kept: Sequence[int] | None
-) -> tuple[Objective, State, Path | None]:
-    """The objective with its weights, where the run stands, and the checkpoint that it goes on from, if any."""
-    torch.manual_seed(config.run.seed)
-    if resumed_run is not None:
-        folder = checkpoint.find(resumed_run, last=True)
-        state = replace(checkpoint.read_state(folder), config=config)
-        _check_holdout(state, holdout, config)
-        if state.stream != mixture.fingerprint:
-            log.warning("mixture or shards are not those that the run started with: a new order of samples starts here")
-            state = replace(state, position=0, stream=mixture.fingerprint)
-        model = checkpoint.build_model(state, folder)
-        checkpoint.load_weights(model, folder)
-        return Objective(model, config.loss, config.data), state, folder
-    if config.run.init:
-        folder = checkpoint.find(config.run.init)
-        origin = replace(checkpoint.read_state(folder), config=config)
-        _check_holdout(origin, holdout, config)
-        model = checkpoint.build_model(origin, folder)
-        checkpoint.load_weights(model, folder)
-    else:
-        if config.phase == "fine":
-            log.warning("no --init: the fine phase starts from layers that have learned nothing")
-        model = BitGen(config.model, kept=kept)
-    epoch = config.data.samples_per_epoch or mixture.size
-    state = State(0, 0, epoch, config, holdout, model.vision.config_dict(), stream=mixture.fingerprint)
-    return Objective(model, config.loss, config.data), state, None
-
-
-def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:
-    if state.holdout_sha256 != holdout and not config.data.allow_other_holdout:
-        raise ConfigError(
-            f"expected shards that hold out what the checkpoint did ({state.holdout_sha256[:12]}), found {holdout[:12]}; "
-            "build them under the same lists, or pass --data.allow-other-holdout"
-        )
 
 
 def batches(stream: Stream, config: TrainConfig, position: int, device: torch.device) -> Iterator[Batch]:
@@ -256,13 +222,14 @@ def batches(stream: Stream, config: TrainConfig, position: int, device: torch.de
     )
 
 
-def listen_for_stop() -> Callable[[], bool]:
-    """True once SIGTERM or Ctrl-C asked the run to stop; the second Ctrl-C ends it at once."""
-    asked: list[int] = []
+def listen_for_stop(asked: list[int]) -> Callable[[], bool]:
+    """True once SIGTERM or Ctrl-C asked to stop, this run or, as `asked` then says, one before it; the second Ctrl-C ends it
+    at once."""
 
     def remember(number: int, frame: object) -> None:
         asked.append(number)
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        # A cluster and torchrun may each send a SIGTERM for one end of time: only Ctrl-C means more when it comes again.
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler)
         log.info("stopping after this step; the run can be resumed")
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -270,20 +237,19 @@ def listen_for_stop() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def report(result: Result, folder: Path) -> str:
-    """The last line: what was made and what to run next."""
-    step, steps = result.state.step, _steps(result.state)
+def report(result: Result) -> str:
+    """What was made."""
+    step, steps, config = result.state.step, _steps(result.state), result.state.config
     if result.reason == "stopped":
-        return f"stopped at step {step} of {steps}: {result.checkpoint}\nnext: bitgen-train --resume {folder}"
-    ended = (
-        f"no better figure in {result.state.config.run.patience} validations, " if result.reason == "patience" else ""
-    )
-    following = (
-        f"bitgen-train --phase fine --init {folder}"
-        if result.state.config.phase == "coarse"
-        else f"bitgen-eval {folder}"
-    )
-    return f"{result.state.config.phase} phase: {ended}{step} steps: {result.checkpoint}\nnext: {following}"
+        return f"stopped at step {step} of {steps}: {result.checkpoint}"
+    ended = f"no better figure in {config.run.patience} validations, " if result.reason == "patience" else ""
+    return f"{config.phase} phase: {ended}{step} steps: {result.checkpoint}"
+
+
+def _next(config: TrainConfig) -> str:
+    """What to run after the end of a run."""
+    folder = _folder(config)
+    return f"bitgen-train --phase fine --init {folder}" if config.phase == "coarse" else f"bitgen-eval {folder}"
 
 
 def _steps(state: State) -> int:

@@ -32,7 +32,7 @@ WORDS = ("make", "mkdir", "cp", "source", "torchrun", "python3?", r"\.venv/\S+",
 """What a command begins with where it stands within a sentence."""
 DRY = {"bitgen-download", "bitgen-shards", "bitgen-train", "bitgen-shapes"}
 """Commands that can say what they would do."""
-RUNS = ("coarse", "fine", "demo-coarse", "demo")
+RUNS = ("coarse", "fine", "both", "demo-coarse", "demo")
 """Runs that README speaks of; here they are copies of the tiny one that its own lines make."""
 TINY = shlex.split(
     "--preset demo --model.width 16 --model.compressor-width 16 --model.ffn 16 --model.heads 2 --model.memory-slots 4 "
@@ -209,7 +209,34 @@ def test_the_python_example_runs(block: str, workplace: Path) -> None:
 
 def test_commands_stand_in_blocks_that_are_read() -> None:
     languages = re.findall(r"^```(.*)$", README, re.MULTILINE)[::2]
-    assert set(languages) <= {"bash", "console", "csv", "python", "toml", "text"}
+    assert set(languages) <= {"bash", "console", "csv", "python", "sh", "toml", "text"}
+
+
+@pytest.mark.parametrize("flags", re.findall(r"flags=\((.*?)\)", "".join(fences("sh"))))
+def test_the_slurm_job_starts_what_there_is(flags: str, workplace: Path) -> None:
+    started = re.findall(r"^(torchrun .*) &$", *fences("sh"), re.MULTILINE)
+    with inside(workplace):
+        check_torchrun(started[0].replace('"${flags[@]}"', flags))
+
+
+def test_the_slurm_job_saves_before_its_time_is_up_and_asks_for_another_turn(tmp_path: Path) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text('PATH="$PWD:$PATH"\n')
+    saves = "#!/bin/bash\ntrap 'kill $!; echo saved; exit 1' TERM\nsleep 60 >/dev/null &\necho \"$@\"\nwait\n"
+    for name, script in (("torchrun", saves), ("scontrol", '#!/bin/bash\necho "$@"\n')):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    job = subprocess.Popen(
+        ["bash", "-c", *fences("sh")],
+        cwd=tmp_path,
+        env={**os.environ, "SLURM_JOB_ID": "7"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline().endswith("-m cli.train --phase both --preset eight\n")
+    job.terminate()
+    assert job.communicate()[0].splitlines() == ["saved", "requeue 7"]
 
 
 def test_every_dataset_is_made_by_a_manifest(own_data: Path) -> None:

@@ -20,6 +20,7 @@ from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
 from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import CheckpointError, State, list_checkpoints, load_model
 from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.folders import CHECKPOINTS, CONFIG, latest_run
 from pipeline.files import read_json
 from pipeline.pages.data import PageError, counts, refusals, sample_cards
 from pipeline.pages.predictions import predictions
@@ -29,8 +30,6 @@ from shards.format import ShardError
 from shards.remote.patience import StoreError
 
 log = logging.getLogger(__name__)
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ def is_run(path: Path) -> bool:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that a run or checkpoint folder belongs to."""
+    """The run folder that a run or checkpoint folder belongs to; of two in a row the later."""
     path = path.resolve()
-    return path.parent.parent if path.parent.name == "checkpoints" else path
+    return path.parent.parent if path.parent.name == CHECKPOINTS else latest_run(path)
 
 
 def run_page(path: Path, root: str | Path | None, samples: int, seed: int) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bitgen.training.phases import configure
-from cli.flags import flags, parse
+from cli.curriculum import parse
+from cli.flags import flags
 from cli.train import main
 
 
@@ -87,12 +88,14 @@ def test_a_value_out_of_its_range_is_wrong_use(
 
 @pytest.mark.parametrize("name", ["coarse/vg-train", "coarse/my_own-train", "fine/refcoco+-train", "coco"])
 def test_any_dataset_is_weighed_by_its_name(name: str) -> None:
-    _, config = parse(["--mixture", "coarse/other", name, f"--data.mixture.{name}", "2.5"])
+    _, (config,) = parse(["--mixture", "coarse/other", name, f"--data.mixture.{name}", "2.5"])
     assert config.data.mixture == {"coarse/other": 1.0, name: 2.5}
 
 
 def test_the_phase_s_own_datasets_are_weighed_by_their_names() -> None:
-    _, config = parse(["--phase", "fine", "--data.mixture.coarse/coco-train", "0", "--data.mixture.fine/mixed-train=2"])
+    _, (config,) = parse(
+        ["--phase", "fine", "--data.mixture.coarse/coco-train", "0", "--data.mixture.fine/mixed-train=2"]
+    )
     weights = [config.data.mixture[name] for name in ("coarse/coco-train", "fine/mixed-train", "fine/refcoco-train")]
     assert weights == [0.0, 2.0, 1.0]
 
@@ -168,6 +171,7 @@ FLAGS = """
 --optim.lr-final
 --optim.clip
 --optim.lora-warmup-epochs
+--optim.skip-nonfinite
 --loss.itc
 --loss.itm
 --loss.text
@@ -209,5 +213,5 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert ended.value.code == 0
     shown = set(re.findall(r"--[a-z][\w./+-]*", capsys.readouterr().out))
     options = {"--preset", "--mixture", "--init", "--resume", "--dry-run", "--help", "--data.mixture.NAME"}
-    options |= {"--trim-vocabulary"}
+    options |= {"--trim-vocabulary", "--fine.optim.lr", "--push", "--public"}
     assert shown == options | set(flags(configure("coarse", "base")))

@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -16,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgen.training import checkpoint
-from cli.flags import parse
-from cli.train import listen_for_stop, main, open_stream
+from cli.curriculum import parse
+from cli.preparing import open_stream
+from cli.train import listen_for_stop, main
 from pipeline.roots import open_root
 from tests import fakes
 from tests.servers import Server
-from tests.stores import serve_folder
+from tests.stores import serve_folder, wait_until
 from tests.trainings import lines
 
 TINY = """
@@ -142,11 +141,23 @@ def test_a_damaged_checkpoint_is_named(
     assert str(tmp_path / "broken") in line
 
 
-def test_a_checkpoint_of_another_shape_is_named(
-    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("--model.width 32", "--model.width 32 (it was built with 16)"),
+        ("--model.text-layers 3", "--model.text-layers 3 (it was built with 2)"),
+        (
+            "--model.vision.lora-rank 4 --model.ffn 32",
+            "--model.vision.lora-rank 4 (it was built with 2), --model.ffn 32",
+        ),
+    ],
+)
+def test_flags_for_another_model_than_the_checkpoint_s_are_named(
+    capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path, flags: str, found: str
 ) -> None:
-    line = _refused(capsys, 1, ["--init", str(whole / "squares"), *_tiny(squares, tmp_path, "--model.width", "32")])
-    assert re.search(r"^expected \S+ of shape \[.*32.*\], found \[.*16.*\]: .*model.safetensors$", line)
+    line = _refused(capsys, 2, ["--init", str(whole / "squares"), *_tiny(squares, tmp_path, *flags.split())])
+    assert line.startswith(f"expected the model of the checkpoint, found {found}")
+    assert line.endswith("--init takes the model over, so leave these flags out, or start without --init")
 
 
 def test_stock_weights_that_are_not_there_are_named(
@@ -259,39 +270,25 @@ def _weights(run: Path) -> dict[str, Tensor]:
     return load_file(checkpoint.find(run, last=True) / "model.safetensors")
 
 
-def _launch(*arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cli.train", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _terminate_when_there_is_a_checkpoint(run: Path) -> None:
+    wait_until(lambda: bool(checkpoint.list_checkpoints(run)))
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait_for(process: subprocess.Popen[str], run: Path, steps: int) -> None:
-    """Until the run has a checkpoint of `steps` steps or more."""
-    while not any(int(path.name[-8:]) >= steps for path in checkpoint.list_checkpoints(run)):
-        try:
-            code = process.wait(timeout=0.005)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"ended with {code}: {process.communicate()[1]}")
-
-
-def test_a_run_that_was_killed_and_one_that_was_stopped_go_on_bit_for_bit(
+def test_a_run_that_sigterm_stopped_goes_on_bit_for_bit(
     capsys: pytest.CaptureFixture[str], squares: Path, whole: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "squares"
-    killed = _launch(*_tiny(squares, tmp_path))
-    _wait_for(killed, run, 4)
-    killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    stopped = _launch("--resume", str(run))
-    _wait_for(stopped, run, 16)
-    stopped.terminate()
-    out, error = stopped.communicate()
-    assert stopped.returncode == 0, error
+    listen_for_stop([])  # for a signal that comes too late, which would end this process
+    cluster = Thread(target=_terminate_when_there_is_a_checkpoint, args=(run,))
+    cluster.start()
+    assert main(_tiny(squares, tmp_path)) == 0
+    cluster.join()
     step = checkpoint.read_state(checkpoint.find(run, last=True)).step
-    assert out.splitlines()[0].startswith(f"stopped at step {step} of 60: ")
-    assert out.splitlines()[1].startswith("next: bitgen-train --resume ")
+    assert 4 <= step < 60
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"stopped at step {step} of 60: ")
+    assert out[1].startswith("next: bitgen-train --resume ")
     assert main(["--resume", str(run)]) == 0
     expected = _weights(whole / "squares")
     assert [name for name, tensor in _weights(run).items() if not tensor.equal(expected[name])] == []
@@ -319,12 +316,24 @@ def test_a_dry_run_counts_what_is_at_a_url_and_fetches_no_shard(
 
 
 def test_a_first_ctrl_c_stops_after_the_step_and_a_second_one_at_once() -> None:
-    should_stop = listen_for_stop()
+    should_stop = listen_for_stop([])
     assert not should_stop()
     signal.raise_signal(signal.SIGINT)
     assert should_stop()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not_end_a_run_that_is_about_to_save() -> None:
+    asked: list[int] = []
+    should_stop = listen_for_stop(asked)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert (asked, should_stop()) == ([signal.SIGTERM], True)
+
+
+def test_what_asked_one_run_to_stop_stops_the_next_one_too() -> None:
+    assert listen_for_stop([signal.SIGTERM])()
 
 
 def test_a_dry_run_of_built_shards_gives_the_steps(
@@ -348,7 +357,7 @@ def test_a_dry_run_gives_the_shares_of_the_stream(
 
 def test_the_power_of_the_sizes_reaches_the_stream(squares: Path, tmp_path: Path) -> None:
     arguments = _tiny(squares, tmp_path, "--mixture", "coarse/squares", "coarse/more", "--data.size-power", "0")
-    config = parse(arguments)[1]
+    (config,) = parse(arguments)[1]
     stream = open_stream(config, open_root(config.data))
     assert stream.mixture.counts == {"coarse/more": 2048, "coarse/squares": 2048}
 
