@@ -3,6 +3,7 @@
     FOLDER/images/train.tar                   train/000010000000.jpg, ...
     FOLDER/annotations/captions_train.json    COCO's captions
     FOLDER/annotations/grounded_train.json    MDETR's sentences
+    FOLDER/annotations/described_train.json   the captions again, as sentences with a phrase for each thing
     FOLDER/shapes.toml                        the manifest; written last, so that what has one is whole
 
 Splits: `train`; `val`, drawn like it, to watch a training by; `test`, with other templates, and every two scenes in turn
@@ -43,7 +44,11 @@ MOST_SCENES = 10_000_000
 _TEMPLATES = {"train": "train", "val": "train", "test": "test", "unseen": "test"}
 _TWINS = ("test", "unseen")
 _SOURCES = {
-    "train": (("shapes-train", "captions_train"), ("shapes-grounded-train", "grounded_train")),
+    "train": (
+        ("shapes-train", "captions_train"),
+        ("shapes-grounded-train", "grounded_train"),
+        ("shapes-described-train", "described_train"),
+    ),
     "val": (("shapes-val", "captions_val"), ("shapes-grounded-val", "grounded_val")),
     "test": (
         ("shapes-test", "captions_test"),
@@ -157,7 +162,8 @@ def draw(task: Task) -> list[Drawn]:
 def _drawn(side_px: int, split: str, id: int, scene: Scene, rng: random.Random) -> Drawn:
     templates = _TEMPLATES[split]
     image = jpeg(picture(scene, rng, side_px))
-    rows = [caption_rows(id, side_px, captions(scene, rng, templates))]
+    said = captions(scene, rng, templates)
+    rows = [caption_rows(id, side_px, [caption.text for caption in said])]
     everything = frozenset(range(len(scene.things)))
     unseen = frozenset(i for i in everything if scene.things[i].pair in HELD_OUT)
     asked = [unseen or everything]
@@ -166,6 +172,8 @@ def _drawn(side_px: int, split: str, id: int, scene: Scene, rng: random.Random) 
         asked.append(frozenset(i for i in everything if scene.things[i].pair == pair))
     for about in asked:
         rows.append(sentence_rows(id, side_px, scene, sentences(scene, rng, templates, about)))
+    if split == "train":
+        rows.append(sentence_rows(id, side_px, scene, said))
     return Drawn(file_name(id), image, tuple(rows))
 
 

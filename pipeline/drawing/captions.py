@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import pairwise
 
 from pipeline.drawing.scene import COLOURS, SHAPES, Pair, Scene, Thing, relation
+from pipeline.sentences import Sentence
 
 CAPTIONS = 5
 _TRAIN = (
@@ -41,8 +42,9 @@ _SAID = (
 _PAIR = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
 
 
-def captions(scene: Scene, rng: random.Random, templates: str) -> list[str]:
-    """`CAPTIONS` captions in any order, each of another of the `templates` (a key of `TEMPLATES`)."""
+def captions(scene: Scene, rng: random.Random, templates: str) -> list[Sentence]:
+    """`CAPTIONS` captions in any order, each of another of the `templates` (a key of `TEMPLATES`). Their phrases name each
+    thing, with its article; ids are indices of things."""
     said = rng.sample(_SAID, len(_SAID))
     found = [_caption(scene, *template, said[i]) for i, template in enumerate(TEMPLATES[templates])]
     return rng.sample(found, len(found))  # an epoch shows each scene's first, the next its second
@@ -59,17 +61,19 @@ def described(thing: Thing, attributes: frozenset[str]) -> str:
     return " ".join((*words, thing.colour, thing.shape))
 
 
-def _caption(scene: Scene, opening: str, between: str, last: str, said: frozenset[str]) -> str:
-    words = [_with_article(described(t, said | told)) for t, told in zip(scene.things, scene.telling, strict=True)]
+def _caption(scene: Scene, opening: str, between: str, last: str, said: frozenset[str]) -> Sentence:
+    text, phrases = opening, list[tuple[int, int, tuple[int, ...]]]()
     # What is inside another is said with it; the outer one of the two says where both stand.
-    spoken = [i for i in range(len(words)) if i != scene.inner]
-    if scene.inner >= 0:
-        words[scene.inner + 1] = f"{words[scene.inner]} inside {words[scene.inner + 1]}"
-    text = opening + words[spoken[0]]
-    for one, other in pairwise(spoken):
-        joint = last if other == spoken[-1] else between
-        text += joint.format(forward=relation(scene, one, other), backward=relation(scene, other, one)) + words[other]
-    return text
+    spoken = [i for i in range(len(scene.things)) if i != scene.inner]
+    for one, other in pairwise([-1, *spoken]):
+        if one >= 0:
+            joint = last if other == spoken[-1] else between
+            text += joint.format(forward=relation(scene, one, other), backward=relation(scene, other, one))
+        for i in (scene.inner, other) if other == scene.inner + 1 > 0 else (other,):
+            words = _with_article(described(scene.things[i], said | scene.telling[i]))
+            phrases.append((len(text), len(text) + len(words), (i,)))
+            text += f"{words} inside " if i == scene.inner else words
+    return Sentence(text, tuple(phrases))
 
 
 def _with_article(words: str) -> str:

@@ -41,8 +41,8 @@ CANVAS = 448
 APART = 18
 """Centres lie so far apart where a relation is named: 4.5 of 112 pixels."""
 _GAP, _MARGIN = 12, 8
-_EXTENTS = {"small": (68, 78), "large": (122, 136)}
-_INNER, _OUTER = (52, 56), (136, 140)
+_EXTENTS = {"small": (92, 100), "large": (150, 162)}
+_INNER, _OUTER = (64, 68), (162, 166)
 _HOLDERS = ("circle", "square", "ring")
 """Shapes that another can stand in, and that can still be told."""
 _INSIDE_SHARE = 0.4

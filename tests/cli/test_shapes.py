@@ -32,6 +32,7 @@ def test_no_scene_is_lost_on_the_way(data: Path) -> None:
     assert {name: len(ShardIndex.open(data / "shards" / name)) for name in found} == {
         "coarse/shapes-train": 12,
         "fine/shapes-grounded-train": 12,
+        "fine/shapes-described-train": 12,
         "eval/shapes-val": 2,
         "eval/shapes-grounded-val": 2,
         "eval/shapes-test": 4,

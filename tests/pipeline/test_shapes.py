@@ -43,6 +43,7 @@ def test_it_makes_these_datasets_of_so_many_images(read: dict[str, list[Candidat
     assert {name: len(found) for name, found in read.items()} == {
         "coarse/shapes-train": 6,
         "fine/shapes-grounded-train": 6,
+        "fine/shapes-described-train": 6,
         "eval/shapes-val": 3,
         "eval/shapes-grounded-val": 3,
         "eval/shapes-test": 4,

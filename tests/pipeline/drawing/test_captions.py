@@ -55,13 +55,13 @@ def written() -> list[tuple[Scene, str, str]]:
     for templates in ("train", "test"):
         for _ in range(200):
             scene = draw_scene(rng, (4, 5), False)
-            found += [(scene, caption, templates) for caption in captions(scene, rng, templates)]
+            found += [(scene, caption.text, templates) for caption in captions(scene, rng, templates)]
     return found
 
 
 def test_a_scene_has_five_captions_that_differ() -> None:
     rng = random.Random(5)
-    assert len(set(captions(draw_scene(rng, (4,), False), rng, "train"))) == CAPTIONS == 5
+    assert len({each.text for each in captions(draw_scene(rng, (4,), False), rng, "train")}) == CAPTIONS == 5
 
 
 def test_a_caption_says_every_thing_of_its_scene_from_left_to_right(written: list[tuple[Scene, str, str]]) -> None:
@@ -96,7 +96,12 @@ def test_no_caption_fits_the_twin_of_its_scene() -> None:
     rng = random.Random(6)
     twins = [draw_twins(rng, (4, 5), i % 2 == 1) for i in range(150)]
     both = [pair for one, other in twins for pair in ((one, other), (other, one))]
-    assert [(text, other) for one, other in both for text in captions(one, rng, "test") if fits(text, other)] == []
+    assert [
+        (text, other)
+        for one, other in both
+        for text in (each.text for each in captions(one, rng, "test"))
+        if fits(text, other)
+    ] == []
 
 
 def test_no_frame_of_captions_is_in_both_splits(written: list[tuple[Scene, str, str]]) -> None:
@@ -133,3 +138,17 @@ def test_nothing_else_is_said(written: list[tuple[Scene, str, str]]) -> None:
         re.sub(r"\b(from|left to right|there is|then|and|it)\b|[,: ]", "", PIECES.sub("", c)) for _, c, _ in written
     }
     assert left == {""}
+
+
+@pytest.mark.parametrize("templates", ["train", "test"])
+def test_a_phrase_of_a_caption_names_each_thing_in_its_own_words(templates):
+    rng = random.Random(7)
+    for _ in range(200):
+        scene = draw_scene(rng, (4, 5), False)
+        for caption in captions(scene, rng, templates):
+            assert [who for _, _, who in caption.phrases] == [(i,) for i in range(len(scene.things))]
+            for start, stop, (i,) in caption.phrases:
+                words = caption.text[start:stop].split()
+                assert words[0] in ("a", "an")
+                assert words[-2:] == list(scene.things[i].pair)
+                assert set(words[1:-2]) <= {scene.things[i].size, scene.things[i].texture}
