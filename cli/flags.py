@@ -23,6 +23,7 @@ DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
   --trim-vocabulary       rows and classes only for the tokens of the training datasets below shards/, of both phases, and one
                           row for any other; a run that starts from this one has the same
   --resume RUN            go on exactly where a run stopped; no other flag with it
+  --cache-features        --data.features int8: store the frozen tower's features, and train on them until the adapters thaw
   --dry-run               print parameters, mixture, steps and memory, and end"""
 
 
@@ -35,10 +36,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
     first.add_argument("--init", default="")
     first.add_argument("--trim-vocabulary", action="store_true")
     first.add_argument("--resume", default="")
+    first.add_argument("--cache-features", action="store_true")
     first.add_argument("--dry-run", action="store_true")
     options, rest = first.parse_known_args(list(arguments))
     if options.resume:
-        names = ("phase", "preset", "mixture", "init", "trim_vocabulary")
+        names = ("phase", "preset", "mixture", "init", "trim_vocabulary", "cache_features")
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
         if rest or given:
             raise ConfigError(f"expected no other flag with --resume, found {' '.join(given + rest)}")
@@ -48,6 +50,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
         # Whoever names the data names what to validate on, too: the phase's own sets say nothing about other data.
         data = replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0), validation=())
         config = replace(config, data=data)
+    if options.cache_features:
+        config = replace(config, data=replace(config.data, features="int8"))
     if options.init:
         model = checkpoint.read_state(checkpoint.find(options.init)).config.model
         config = replace(config, model=model, run=replace(config.run, init=options.init))

@@ -5,25 +5,25 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bitgen.batch import Batch, BatchError, load
-from bitgen.image import Transform
+from bitgen.batch import BatchError
 from bitgen.model.bitgen import BitGen
 from bitgen.model.vision import VisionError
 from bitgen.objectives.total import Objective
-from bitgen.tokens import Tokenizer
 from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from bitgen.workers import WorkerError
+from cli.batches import batches
 from cli.flags import parse
+from pipeline.cached import open_cached
 from pipeline.roots import open_root
 from pipeline.validation import validator
 from pipeline.vocabulary import trimmed
@@ -105,6 +105,7 @@ def run(config: TrainConfig, resume: bool, trim_vocabulary: bool) -> int:
     config, kept = trimmed(config, root, device) if trim_vocabulary else (config, None)
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if resume else None, kept)
     check_side(config, objective.model)
+    cached = open_cached(config, objective.to(device).model.vision, state, stream, root, device)
     validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")
@@ -113,9 +114,9 @@ def run(config: TrainConfig, resume: bool, trim_vocabulary: bool) -> int:
         checkpoint.write_file(folder / "config.json", config.to_json() + "\n")
         log.info("%s: step %d of %d, on %s", folder, state.step, _steps(state), device)
     result = train(
-        objective.to(device),
+        objective,
         state,
-        batches(stream, config, state.position, device),
+        batches(stream, config, state.position, device, cached),
         folder,
         resume_from=resume_from,
         validate=validate,
@@ -235,25 +236,6 @@ def _check_holdout(state: State, holdout: str, config: TrainConfig) -> None:
             f"expected shards that hold out what the checkpoint did ({state.holdout_sha256[:12]}), found {holdout[:12]}; "
             "build them under the same lists, or pass --data.allow-other-holdout"
         )
-
-
-def batches(stream: Stream, config: TrainConfig, position: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's micro-batches from a position of the stream on, in memory from which `device` copies without waiting."""
-    data = config.data
-    plans = stream.micro_batches(position, batch=config.optim.batch, rank=distributed.rank(), world=distributed.world())
-    return load(
-        stream.draw,
-        plans,
-        Transform(data.image_px, data.crop_scale_min),
-        Tokenizer(),
-        data.texts_per_image,
-        config.run.seed,
-        data.workers or distributed.cores(),
-        max_tokens=data.max_tokens,
-        # What brings shards from a URL is threads of this process, which a fork has not; each would hash all shards.
-        is_forked=stream.ahead is None and not data.verify_shards and sys.platform == "linux",
-        is_pinned=device.type == "cuda",
-    )
 
 
 def listen_for_stop() -> Callable[[], bool]:
