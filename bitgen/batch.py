@@ -1,7 +1,7 @@
 """Bytes become tensors: decoded, cropped and tokenised by workers, packed into flat arrays, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
 from bitgen.record import Sample
-from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Recipe, Rows, choose_texts, fill
+from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Recipe, Rows, Seen, choose_texts, fill
 from bitgen.tokens import EOT, MAX_TOKENS, Tokenizer
 from bitgen.workers import Buffers, Forked, Memory, Threads, Workers
 
@@ -50,7 +50,7 @@ class Batch:
     image_ids: Tensor
     """[B] int64: equal where two samples show one photograph, whatever their source."""
     images: Tensor
-    """[B, 3, S, S] uint8, RGB, channels last in memory; the model normalises."""
+    """[B, 3, S, S] uint8, RGB, channels last in memory; the model normalises. [B, 3, 0, 0] where there are `features`."""
     token_ids: Tensor
     """[T, L] int64: end-of-text, tokens, end-of-text, padding."""
     token_mask: Tensor
@@ -80,6 +80,8 @@ class Batch:
     dropped: dict[str, int]
     """What was left out and why: phrases `span_truncated`; boxes `box_cropped` and phrases that lost all of theirs,
     `phrase_cropped`; samples `replaced`."""
+    features: Tensor | None = None
+    """Stored patch features in place of `images`, as `bitgen.features.unpack` takes them."""
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         """The same batch, each of its tensors as `move` gives it."""
@@ -105,7 +107,7 @@ def bucket(longest: int) -> int:
     raise ValueError(f"expected at most {BUCKETS[-1]} tokens, found {longest}")
 
 
-def _pack(parts: Sequence[Rows], images: Tensor, text_bucket: int) -> Batch:
+def _pack(parts: Sequence[Rows], images: Mapping[str, Tensor], text_bucket: int) -> Batch:
     """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
     keys = tuple(chain.from_iterable(part.keys for part in parts))
     numbers = _joined([part.numbers for part in parts], np.int64).reshape(len(keys), len(NUMBERS)).T.copy()
@@ -134,7 +136,7 @@ def _pack(parts: Sequence[Rows], images: Tensor, text_bucket: int) -> Batch:
         keys=keys,
         positions=torch.from_numpy(of["position"]),
         image_ids=torch.from_numpy(of["image_id"]),
-        images=images,
+        **images,
         token_ids=torch.from_numpy(token_ids),
         token_mask=torch.from_numpy(is_token),
         text_image=torch.from_numpy(text_image),
@@ -165,7 +167,7 @@ def _joined(parts: Iterable[bytes], kind: DTypeLike) -> NDArray[Any]:
 def load(
     draw: Callable[[int, int], Item],
     plans: Iterable[Planned],
-    transform: Transform,
+    seen: Seen,
     tokenizer: Tokenizer,
     texts_per_image: int,
     seed: int,
@@ -182,6 +184,7 @@ def load(
 
     Args:
         draw: `draw(position, attempt)`, as `shards.stream.Stream.draw`; called by several workers.
+        seen: how images are decoded, or the form that their stored features have.
         workers: threads or processes that read, decode and tokenise; 0 does it all in the caller's thread. They start
             with the first batch asked for, and end when the iterator does, is closed, or is left by an exception.
         prefetch: batches in the making while the caller uses one.
@@ -194,23 +197,23 @@ def load(
     `BatchError` after 16 attempts or above the ceiling, `bitgen.workers.WorkerError` where a process was killed; what `draw`
     raises comes through, with the position as a note.
     """
-    recipe = Recipe(transform, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
+    recipe = Recipe(seen, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
     source = iter(plans)
     coming: deque[_Coming] = deque()
     drawn = replaced = 0
     if (first := next(source, None)) is None:
         return
     source = chain([first], source)
-    work, side_px, ahead = partial(fill, draw, recipe), transform.side_px, prefetch if workers else 0
+    work, ahead = partial(fill, draw, recipe), prefetch if workers else 0
     pool: Workers
     if is_forked and workers:
-        pool = Forked(work, workers, side_px, ahead + 3, len(first.positions))
+        pool = Forked(work, workers, seen.shape, ahead + 3, len(first.positions))
     else:
-        pool = Threads(work, workers, side_px, ahead + 2, is_pinned=is_pinned)
+        pool = Threads(work, workers, seen.shape, ahead + 2, is_pinned=is_pinned)
     try:
         while True:
             while len(coming) <= ahead and (plan := next(source, None)) is not None:
-                coming.append(_Coming(pool, plan))
+                coming.append(_Coming(pool, plan, seen))
             if not coming:
                 return
             batch = coming.popleft().batch(is_pinned)
@@ -225,8 +228,9 @@ def load(
 class _Coming:
     """A batch in the making."""
 
-    def __init__(self, workers: Workers, plan: Planned) -> None:
+    def __init__(self, workers: Workers, plan: Planned, seen: Seen) -> None:
         positions, step = plan.positions, workers.rows_a_task
+        self._seen = seen
         self._workers, self._bucket = workers, plan.text_bucket
         self._memory: Memory | None = workers.take(len(positions))
         self._parts = [
@@ -241,7 +245,7 @@ class _Coming:
         images, self._memory = self._memory.images, None
         if self._workers.is_out:
             images = images.clone()  # whoever has so many batches holds this one in memory of its own
-        packed = _pack(rows, images, self._bucket)
+        packed = _pack(rows, self._seen.fields(images), self._bucket)
         return packed.moved(Tensor.pin_memory) if is_pinned else packed
 
 
@@ -255,13 +259,14 @@ def whole(
 ) -> Batch:
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
     not decode: evaluation images are never replaced."""
-    recipe = Recipe(Transform(side_px), tokenizer, None, 0, max_tokens, max_pixels)
-    images = Buffers(0).take(len(items), side_px)
+    transform = Transform(side_px)
+    recipe = Recipe(transform, tokenizer, None, 0, max_tokens, max_pixels)
+    memory = Buffers(0).take(len(items), transform.shape)
     rows = []
-    for item, image in zip(items, images, strict=True):
+    for item, out in zip(items, memory, strict=True):
         try:
-            rows.append(recipe.row(item, recipe.words(item), image))
+            rows.append(recipe.row(item, recipe.words(item), out))
         except DecodeError as error:
             raise BatchError(f"{error}: {item.sample.key}") from error
     longest = max((length for row in rows for length in row.words.lengths), default=0)
-    return _pack([Rows.of(rows)], images, bucket(longest))
+    return _pack([Rows.of(rows)], transform.fields(memory), bucket(longest))

@@ -43,6 +43,26 @@ class Transform:
         if not 0 < self.crop_scale_min <= 1:
             raise ValueError(f"expected 0 < crop_scale_min <= 1, found {self.crop_scale_min}")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the memory of one image in a batch, uint8: rows of pixels."""
+        return self.side_px, self.side_px, 3
+
+    def fill(
+        self, stored: bytes, size: tuple[int, int], out: Tensor, seed: int, position: int, max_pixels: int
+    ) -> tuple[tuple[int, int], Crop]:
+        """Decodes an image to `out`, uint8 of `shape`; returns its own size, whatever its record says, and what is seen of
+        it. Raises `DecodeError`."""
+        pixels = decode(stored, max_pixels)
+        height, width = pixels.shape[1:]
+        crop = self.crop(width, height, seed, position)
+        self.resize(pixels, crop, out.permute(2, 0, 1))
+        return (width, height), crop
+
+    def fields(self, memory: Tensor) -> dict[str, Tensor]:
+        """What `bitgen.batch.Batch` has of B images in `memory` [B, *shape]."""
+        return {"images": memory.permute(0, 3, 1, 2)}
+
     def crop(self, width: int, height: int, seed: int, position: int) -> Crop:
         """What is seen of an image of that size: a pure function of its arguments. Source: arXiv 1409.4842, section 6.
 

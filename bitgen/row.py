@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from bitgen.image import DecodeError, Transform, decode
+from bitgen.image import Crop, DecodeError
 from bitgen.record import Sample, image_id
 from bitgen.tokens import Tokenizer, token_span
 
@@ -37,6 +37,29 @@ class Drawn(Protocol):
 
     @property
     def image(self) -> bytes: ...
+
+
+class Seen(Protocol):
+    """What a batch holds of an image: its pixels, `bitgen.image.Transform`, or its `bitgen.features.FeatureForm`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the memory of one image, uint8."""
+        ...
+
+    def fill(
+        self, stored: bytes, size: tuple[int, int], out: Tensor, seed: int, position: int, max_pixels: int
+    ) -> tuple[tuple[int, int], Crop]:
+        """Fills `out` from what is stored; returns the image's size and what is seen of it. Raises `DecodeError`.
+
+        Args:
+            size: width and height in pixels, by the image's record.
+        """
+        ...
+
+    def fields(self, memory: Tensor) -> dict[str, Tensor]:
+        """Fields of `bitgen.batch.Batch`, of a batch's memory."""
+        ...
 
 
 def choose_texts(texts: int, epoch: int, count: int) -> tuple[int, ...]:
@@ -113,7 +136,7 @@ def _bytes(kind: str, numbers: Iterable[Iterable[float]]) -> bytes:
 class Recipe:
     """How an item becomes a row."""
 
-    transform: Transform
+    seen: Seen
     tokenizer: Tokenizer
     texts_per_image: int | None
     """None: all."""
@@ -146,20 +169,19 @@ class Recipe:
             ids += tokens
         return Words(lengths, ids, spans, boxes, truncated)
 
-    def row(self, item: Drawn, words: Words, image: Tensor, replaced: int = 0) -> Row:
-        """Fill `image` [3, S, S] with the item's pixels. Raises `DecodeError`."""
-        pixels = decode(item.image, self.max_pixels)
-        height, width = pixels.shape[1:]
-        crop = self.transform.crop(width, height, self.seed, item.position)
-        self.transform.resize(pixels, crop, image)
+    def row(self, item: Drawn, words: Words, out: Tensor, replaced: int = 0) -> Row:
+        """Fill `out`, an image's memory, with what is seen of the item. Raises `DecodeError`."""
+        sample, position = item.sample, item.position
+        size = sample.width, sample.height
+        size, crop = self.seen.fill(item.image, size, out, self.seed, position, self.max_pixels)
         counts = len(words.lengths), len(words.spans) // 3, len(words.boxes) // 5, words.truncated, replaced
-        return Row(item.sample.key, words, (image_id(item.sample), item.position, width, height, *crop, *counts))
+        return Row(sample.key, words, (image_id(sample), position, *size, *crop, *counts))
 
 
 def fill(
-    draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], images: Tensor, max_tokens: int
+    draw: Callable[[int, int], Drawn], recipe: Recipe, positions: Sequence[int], memory: Tensor, max_tokens: int
 ) -> Rows:
-    """Rows of `positions`, their texts of at most `max_tokens`, their pixels in `images` [positions, 3, S, S].
+    """Rows of `positions`, their texts of at most `max_tokens`, their images in `memory` [positions, *shape] uint8.
 
     Where an image does not decode, `draw(position, attempt)` gives another. Raises `BatchError` after 16 attempts;
     whatever else is raised comes through with position and key as notes.
@@ -176,23 +198,23 @@ def fill(
             error.add_note(_place(position))
             raise
     rows = []
-    for (item, words), image in zip(drawn, images, strict=True):
+    for (item, words), out in zip(drawn, memory, strict=True):
         try:
-            rows.append(_row(draw, recipe, item, words, image))
+            rows.append(_row(draw, recipe, item, words, out))
         except Exception as error:
             error.add_note(_place(item.position))
             raise
     return Rows.of(rows)
 
 
-def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: Words, image: Tensor) -> Row:
+def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: Words, out: Tensor) -> Row:
     position = item.position
     for attempt in range(ATTEMPTS):
         if attempt > 0:
             item = draw(position, attempt)
             words = recipe.words(item)
         try:
-            return recipe.row(item, words, image, attempt)
+            return recipe.row(item, words, out, attempt)
         except DecodeError as error:
             log.warning("replaced %s at position %d: %s", item.sample.key, position, error)
         except Exception as error:

@@ -31,7 +31,7 @@ from torch import Tensor
 from bitgen.row import Rows
 
 Fill = Callable[[Sequence[int], Tensor, int], Rows]
-"""`fill(positions, images, max_tokens)`: rows of positions, their pixels in `images` [positions, 3, S, S]."""
+"""`fill(positions, memory, max_tokens)`: rows of positions, their images in `memory` [positions, *shape] uint8."""
 Answer = Callable[[], Rows]
 """Waits for rows, and raises what their maker raised."""
 
@@ -41,10 +41,10 @@ class WorkerError(Exception):
 
 
 class Memory(NamedTuple):
-    """Where the pixels of a batch go."""
+    """Where the pixels or features of a batch go."""
 
     images: Tensor
-    """[images, 3, S, S] uint8, as it happens to be, its memory rows of pixels."""
+    """[images, *shape] uint8, as it happens to be; the shape is that of `bitgen.row.Seen`."""
     slot: int = 0
     """Which part of the shared memory it is."""
 
@@ -64,7 +64,7 @@ class Workers(Protocol):
         ...
 
     def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
-        """Has rows made of `positions`, their pixels from image `start` of `memory` on. Answers are taken in order."""
+        """Has rows made of `positions`, their images from image `start` of `memory` on. Answers are taken in order."""
         ...
 
     def close(self) -> None:
@@ -78,17 +78,16 @@ class Threads:
     rows_a_task = 8
     is_out = False
 
-    def __init__(self, fill: Fill, workers: int, side_px: int, kept: int, *, is_pinned: bool) -> None:
+    def __init__(self, fill: Fill, workers: int, shape: tuple[int, ...], kept: int, *, is_pinned: bool) -> None:
         """The memory of `kept` batches is kept for later ones. Where `is_pinned` it is page-locked: torch keeps that."""
-        self._fill, self._side_px = fill, side_px
+        self._fill, self._shape = fill, shape
         self._pool = ThreadPoolExecutor(workers, "bitgen-decode") if workers else None
         self._buffers = None if is_pinned else Buffers(kept)
 
     def take(self, images: int) -> Memory:
         if self._buffers is not None:
-            return Memory(self._buffers.take(images, self._side_px))
-        shape, form = (images, 3, self._side_px, self._side_px), torch.channels_last
-        return Memory(torch.empty(shape, dtype=torch.uint8, pin_memory=True, memory_format=form))
+            return Memory(self._buffers.take(images, self._shape))
+        return Memory(torch.empty((images, *self._shape), dtype=torch.uint8, pin_memory=True))
 
     def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
         task = positions, memory.images[start : start + len(positions)], max_tokens
@@ -110,9 +109,9 @@ class Buffers:
         self._kept = kept
         self._free: list[NDArray[np.uint8]] = []
 
-    def take(self, images: int, side_px: int) -> Tensor:
-        """[images, 3, side_px, side_px] uint8, as it happens to be, its memory rows of pixels."""
-        shape = (images, side_px, side_px, 3)
+    def take(self, images: int, shape: tuple[int, ...]) -> Tensor:
+        """[images, *shape] uint8, as it happens to be."""
+        shape = (images, *shape)
         array = self._free.pop() if self._free else np.empty(shape, np.uint8)
         if array.shape != shape:
             array = np.empty(shape, np.uint8)
@@ -124,10 +123,10 @@ class Buffers:
 
 
 def _lent(array: NDArray[np.uint8], give_back: Callable[[], object]) -> Tensor:
-    """[n, 3, h, w] in the memory of `array` [n, h, w, 3], which is given back when no view of the tensor is left."""
+    """The memory of `array` as a tensor, given back when no view of that is left."""
     lent = array.view()  # the tensor and all its views hold this one
     weakref.finalize(lent, give_back).atexit = False
-    return torch.from_numpy(lent).permute(0, 3, 1, 2)
+    return torch.from_numpy(lent)
 
 
 _ROWS_A_TASK = 16
@@ -150,9 +149,9 @@ class Forked:
     nothing is locked. They end with `close`, or with this process, however that ends. Ctrl-C is left to this process.
     """
 
-    def __init__(self, fill: Fill, workers: int, side_px: int, slots: int, images: int) -> None:
+    def __init__(self, fill: Fill, workers: int, shape: tuple[int, ...], slots: int, images: int) -> None:
         """`slots` batches of at most `images` images may exist at a time. `fill` is called in the workers."""
-        self._shape = (slots, images, side_px, side_px, 3)
+        self._shape = (slots, images, *shape)
         self._memory = mmap.mmap(-1, int(np.prod(self._shape)))  # anonymous: /dev/shm is small in many containers
         self._free = list(range(slots))
         self._asked = 0
@@ -249,10 +248,9 @@ class Forked:
         with contextlib.suppress(OSError):  # nobody reads the pipe any more
             while message := self._to_do.recv(_MESSAGE_BYTES):
                 task = _read_task(message)
-                pixels = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
-                images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+                memory = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
                 try:
-                    said = _encode(self._fill(task.positions, images, task.max_tokens))
+                    said = _encode(self._fill(task.positions, torch.from_numpy(memory), task.max_tokens))
                 except Exception as error:  # noqa: BLE001 (it is raised in the other process)
                     _send_error(pipe, task.number, error)
                 else:

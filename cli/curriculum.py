@@ -21,7 +21,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[TrainConfi
     checkpoint raises; a wrong flag exits with 2."""
     options, rest = read_options(arguments)
     if options.resume:
-        names = ("phase", "preset", "mixture", "init", "trim_vocabulary")
+        names = ("phase", "preset", "mixture", "init", "trim_vocabulary", "cache_features")
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
         if rest or given:
             raise ConfigError(f"expected no other flag with --resume, found {' '.join(given + rest)}")

@@ -29,6 +29,7 @@ DESCRIPTION = """Train a phase of the curriculum. Beside the fields below:
   --trim-vocabulary       rows and classes only for the tokens of the training datasets below shards/, of both phases, and one
                           row for any other; a run that starts from this one has the same
   --resume RUN            go on exactly where a run stopped, of --phase both in either phase; with it go --push alone
+  --cache-features        --data.features int8: store the frozen tower's features, and train on them until the adapters thaw
   --push OWNER/NAME       at the end, put the best checkpoint and a card of the run's numbers on the Hugging Face hub, with the
                           token of HF_TOKEN or of its login; into a private repository, unless --public
   --dry-run               print parameters, mixture, steps and memory, and end"""
@@ -43,6 +44,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     first.add_argument("--init", default="")
     first.add_argument("--trim-vocabulary", action="store_true")
     first.add_argument("--resume", default="")
+    first.add_argument("--cache-features", action="store_true")
     first.add_argument("--push", default="", metavar="OWNER/NAME")
     first.add_argument("--public", action="store_true")
     first.add_argument("--dry-run", action="store_true")
@@ -65,6 +67,8 @@ def read_config(
         # Whoever names the data names what to validate on, too: the phase's own sets say nothing about other data.
         data = replace(config.data, mixture=dict.fromkeys(options.mixture, 1.0), validation=())
         config = replace(config, data=data)
+    if options.cache_features:
+        config = replace(config, data=replace(config.data, features="int8"))
     if options.init:
         built = checkpoint.read_state(checkpoint.find(options.init)).config.model
         config = replace(config, model=built, run=replace(config.run, init=options.init))

@@ -5,17 +5,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bitgen.batch import Batch, BatchError, load
+from bitgen.batch import BatchError
 from bitgen.deploy import hub
-from bitgen.image import Transform
 from bitgen.model.vision import VisionError
-from bitgen.tokens import VOCABULARY, Tokenizer
+from bitgen.tokens import VOCABULARY
 from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
@@ -23,8 +22,10 @@ from bitgen.training.folders import CONFIG, is_pair
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from bitgen.workers import WorkerError
+from cli.batches import batches
 from cli.curriculum import parse
 from cli.preparing import check_datasets, check_ranks, check_side, check_together, open_stream, prepare
+from pipeline.cached import open_cached
 from pipeline.publish import published
 from pipeline.results import ResultsError
 from pipeline.roots import open_root
@@ -33,7 +34,6 @@ from pipeline.vocabulary import trimmed
 from shards.format import NoDatasetError, ShardError
 from shards.mixture import BLOCK, Mixture
 from shards.remote.patience import StoreError
-from shards.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ def train_run(
         kept = None
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if is_begun else None, kept)
     check_side(config, objective.model)
+    cached = open_cached(config, objective.to(device).model.vision, state, stream, root, device)
     validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")
@@ -176,9 +177,9 @@ def train_run(
         log.info("%s: step %d of %d, on %s", folder, state.step, _steps(state), device)
     folder.mkdir(parents=True, exist_ok=True)
     result = train(
-        objective.to(device),
+        objective,
         state,
-        batches(stream, config, state.position, device),
+        batches(stream, config, state.position, device, cached),
         folder,
         resume_from=resume_from,
         validate=validate,
@@ -201,25 +202,6 @@ def choose_device(config: TrainConfig) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] (a property)
     return torch.device(wanted)
-
-
-def batches(stream: Stream, config: TrainConfig, position: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's micro-batches from a position of the stream on, in memory from which `device` copies without waiting."""
-    data = config.data
-    plans = stream.micro_batches(position, batch=config.optim.batch, rank=distributed.rank(), world=distributed.world())
-    return load(
-        stream.draw,
-        plans,
-        Transform(data.image_px, data.crop_scale_min),
-        Tokenizer(),
-        data.texts_per_image,
-        config.run.seed,
-        data.workers or distributed.cores(),
-        max_tokens=data.max_tokens,
-        # What brings shards from a URL is threads of this process, which a fork has not; each would hash all shards.
-        is_forked=stream.ahead is None and not data.verify_shards and sys.platform == "linux",
-        is_pinned=device.type == "cuda",
-    )
 
 
 def listen_for_stop(asked: list[int]) -> Callable[[], bool]:

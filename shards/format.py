@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     json_offset: int
     json_size: int
     extension: str
-    """`jpg`, `png` or `webp`."""
+    """`jpg`, `png` or `webp`, of features in place of the image `npy`."""
     width: int
     height: int
     tokens: tuple[int, ...]
@@ -88,6 +88,11 @@ def image_extension(image: bytes) -> str:
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
     raise ShardError(f"expected the signature of a JPEG, PNG or WebP image, found {image[:12]!r}")
+
+
+def _extension(seen: bytes) -> str:
+    """Of an image, or of the features that stand in its place."""
+    return "npy" if seen.startswith(b"\x93NUMPY") else image_extension(seen)
 
 
 class ShardWriter:
@@ -143,7 +148,7 @@ class ShardWriter:
             raise ShardError(f"expected the image's sha256 and size in pixels, found {found}: {sample.key}")
         if not sample.texts:
             raise ShardError(f"expected a text, found none: {sample.key}")
-        entry = _entry(sample, (self.shard, 0, len(image), 0, 0), image_extension(image))
+        entry = _entry(sample, (self.shard, 0, len(image), 0, 0), _extension(image))
         return self.copy(entry, sample.to_json().encode(), image)
 
     def copy(self, entry: Entry, record: bytes, image: bytes) -> Entry:
@@ -270,8 +275,8 @@ def scan(path: Path) -> Iterator[tuple[Entry, Sample, bytes]]:
                     raise ShardError(f"expected a plain file with a safe name, found {member.name!r}: {path}")
                 data = _extract(tar, member, path)
                 if image is None:
-                    if extension != image_extension(data):
-                        raise ShardError(f"expected a .{image_extension(data)} member, found {member.name!r}: {path}")
+                    if extension != _extension(data):
+                        raise ShardError(f"expected a .{_extension(data)} member, found {member.name!r}: {path}")
                     image = (key, extension, member.offset_data, data)
                     continue
                 if (key, extension) != (image[0], "json"):

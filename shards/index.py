@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 from bitgen.record import Sample
 from shards.columns import BLOCK_ROWS, INDEX, SCHEMA, Block, Columns, write_index, write_index_tables
 from shards.files import DATASET, Folder
-from shards.format import FORMAT_VERSION, Entry, ShardError, Sliced, parse_record, read_sample, shard_name
+from shards.format import (
+    FORMAT_VERSION,
+    Entry,
+    ShardError,
+    Sliced,
+    parse_record,
+    read_members,
+    read_sample,
+    shard_name,
+)
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
 _BLOCKS = 128
 """Blocks held at once, 12 MB: the stream shows the samples of a group of shards, some 16,000 to 40,000, in a random order."""
-_EXTENSIONS = ("jpg", "png", "webp")
+_EXTENSIONS = ("jpg", "png", "webp", "npy")
 
 
 class Files(Protocol):
@@ -116,6 +125,11 @@ class ShardIndex:
         """[samples]: equal where two samples show one photograph. Read from the file each time."""
         return self._columns.column("image_id")
 
+    @property
+    def record_sizes(self) -> NDArray[np.int64]:
+        """[samples]: bytes of each record. Read from the file each time."""
+        return self._columns.column("json_size")
+
     def tokens(self, i: int) -> NDArray[np.uint16]:
         """Tokens of each text of sample `i`, both end-of-texts included, at most 256."""
         block, row = self._find(i)
@@ -166,6 +180,12 @@ class ShardIndex:
         shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
         data = shard[entry.json_offset : entry.json_offset + entry.json_size]
         return parse_record(data, entry.key, self._where[entry.shard])
+
+    def members(self, i: int) -> tuple[Entry, bytes, bytes]:
+        """Row `i`, its record as JSON, and its encoded image. Raises as `read` does; what the record says is not looked at."""
+        entry = self.entry(i)
+        shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
+        return entry, *read_members(shard, entry, self._where[entry.shard])
 
     def check(self) -> None:
         """Check every row at once. Raises `ShardError` for the first that cannot be."""

@@ -33,6 +33,11 @@ class Root:
             raise ValueError(f"expected a cache for a URL, found none: {self.place}")
         self.prefetcher = Prefetcher(cache) if cache is not None and self.is_remote else None
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the datasets are on this machine; None for a URL."""
+        return None if self.is_remote else Path(self._place)
+
     def open(self, name: str) -> ShardIndex:
         """A dataset. Raises `NoDatasetError` and as `ShardIndex.of` does."""
         return ShardIndex.of(self._files(name))

@@ -311,18 +311,18 @@ def test_a_batch_that_is_held_is_left_alone():
 
 def test_memory_is_used_again_when_no_view_of_it_is_left():
     buffers = Buffers(1)
-    images = buffers.take(2, 8)
+    images = buffers.take(2, (8, 8, 3))
     place, view = images.data_ptr(), images[0].numpy()
     del images
     assert buffers._free == []
     del view
     assert [array.ctypes.data for array in buffers._free] == [place]
-    assert buffers.take(2, 8).data_ptr() == place
+    assert buffers.take(2, (8, 8, 3)).data_ptr() == place
 
 
 def test_no_more_memory_is_kept_than_asked_for():
     buffers = Buffers(1)
-    for images in [buffers.take(2, 8), buffers.take(2, 8)]:
+    for images in [buffers.take(2, (8, 8, 3)), buffers.take(2, (8, 8, 3))]:
         del images
     assert len(buffers._free) <= 1
 

@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 WORDS = ("make", "mkdir", "cp", "source", "torchrun", "python3?", r"\.venv/\S+", "bitgen-[a-z]+", "pip", "git")
 """What a command begins with where it stands within a sentence."""
-DRY = {"bitgen-download", "bitgen-shards", "bitgen-train", "bitgen-shapes"}
+DRY = {"bitgen-download", "bitgen-features", "bitgen-shards", "bitgen-train", "bitgen-shapes"}
 """Commands that can say what they would do."""
 RUNS = ("coarse", "fine", "both", "demo-coarse", "demo")
 """Runs that README speaks of; here they are copies of the tiny one that its own lines make."""
@@ -278,6 +278,13 @@ def test_the_sizes_of_downloads_are_what_the_command_prints(
     with inside(ROOT):
         call(command, "--data", str(tmp_path))
     assert f"$ {command}\n{capsys.readouterr().err.splitlines()[0]}\n" in marked("downloads")
+
+
+def test_the_size_of_stored_features_is_what_the_command_prints(workplace: Path) -> None:
+    with inside(workplace):
+        code, out = call("bitgen-features facebook/dinov2-base --datasets coarse/coco-train --dry-run")
+    assert code == 0
+    assert re.findall(r"It takes (\d+ KB an image)", README) == re.findall(r"\d+ KB an image", out)
 
 
 def test_every_flag_exists() -> None:

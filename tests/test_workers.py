@@ -100,12 +100,12 @@ def test_an_error_that_cannot_be_rebuilt_is_told_with_its_trace() -> None:
 
 
 def test_a_small_batch_has_work_for_all_workers() -> None:
-    forked = Forked(fill, workers=6, side_px=8, slots=5, images=16)
+    forked = Forked(fill, workers=6, shape=(8, 8, 3), slots=5, images=16)
     assert forked.rows_a_task == 4
     forked.close()
 
 
-def fill(positions: Sequence[int], images: torch.Tensor, max_tokens: int) -> Rows:
+def fill(positions: Sequence[int], memory: torch.Tensor, max_tokens: int) -> Rows:
     """Nobody asks for it."""
     raise AssertionError
 

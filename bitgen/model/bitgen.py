@@ -182,9 +182,12 @@ class BitGen(nn.Module):
 
     def encode_image(self, images: Tensor) -> ImageStates:
         """States and unit embeddings of `images` [B, 3, S, S] uint8, in dual-encoder mode."""
-        start = self.compressor(self.vision(images))
-        side = images.shape[-1] // self.vision.patch_px
-        start = start + grid_positions(side, start.shape[-1], start.device).to(start.dtype)
+        return self.encode_patches(self.vision(images))
+
+    def encode_patches(self, patches: Tensor) -> ImageStates:
+        """Likewise of what the vision tower gives: `patches` [B, N, K D] of square images."""
+        start = self.compressor(patches)
+        start = start + grid_positions(math.isqrt(patches.shape[1]), start.shape[-1], start.device).to(start.dtype)
         dual = start
         for layer in self.image_layers:
             dual = layer(dual)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bitgen.batch import Batch, bucket
 from bitgen.boxes import enclose
+from bitgen.features import unpack
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.grounding import span_means
 from bitgen.objectives.captioning import next_token_loss, predicted
@@ -71,7 +72,8 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Scalars by name; `loss` is the weighted sum. A loss whose weight is 0 is not computed."""
         config, model = self.config, self.model
-        image = model.encode_image(batch.images)
+        stored = batch.features
+        image = model.encode_image(batch.images) if stored is None else model.encode_patches(unpack(stored))
         text = model.encode_text(batch.token_ids, batch.token_mask)
         scale = model.itc_temperature()
         parts: dict[str, Tensor] = {}

@@ -43,6 +43,10 @@ class DataConfig:
     """Texts of one image in one step."""
     max_tokens: int = 256
     """Longest text, its two end-of-text tokens included."""
+    features: Literal["none", "int8", "fp16"] = "none"
+    """Store the vision tower's patch features beside the shards (beside the cache, where those are at a URL), once, and read
+    them in place of images as long as the tower stays as it is: int8 with a scale a token, or fp16, twice as large. Images
+    are then seen whole, whatever crop_scale_min."""
     workers: int = 0
     """Decoding processes, or threads where the shards are at a URL or the system is not Linux; 0: one a core."""
     allow_other_holdout: bool = False

@@ -40,8 +40,15 @@ LOADER_AT_SCALE = {
     "us_per_sample_whole_{}": "CPU microseconds a sample of whole batches, by all processes and from their start",
     "private_mb_{}": "MB of the process at the end, mapped files apart",
 }
+FEATURES = {
+    "uncached": "images/s of the warm-up on stored features over the warm-up on images",
+    "cached_bound": "over the same steps on features that are in memory already",
+    "stored_kb_per_image": "KB on disk that an image's features take, its record among them",
+    "made_images_per_s": "images/s when they are made, by a process that has done its imports",
+}
 MEANINGS = {
     "shards": SHARDS,
+    "features": FEATURES,
     "loader": LOADER
     | {name.format(scale): text for scale in ("10k", "1m", "5m") for name, text in LOADER_AT_SCALE.items()},
 }
@@ -51,6 +58,7 @@ MEANINGS = {
 BESIDE = {
     "shards": ("ratios_apart_from_start", "whole process", "apart from start"),
     "loader": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
+    "features": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
 }
 """The ratios that stand beside `ratios`, and what the two columns are called."""
 CONDITIONS = ("page_cache", "disk", "threads")

@@ -5,9 +5,9 @@ python -m tests.benchmarks.run [NAME] [options of that benchmark]
 
 import sys
 
-from tests.benchmarks import learn, loader, report, shards
+from tests.benchmarks import features, learn, loader, report, shards
 
-BENCHES = {"learn": learn.main, "loader": loader.main, "shards": shards.main}
+BENCHES = {"features": features.main, "learn": learn.main, "loader": loader.main, "shards": shards.main}
 
 
 def main(arguments: list[str]) -> int:

@@ -130,6 +130,7 @@ FLAGS = """
 --data.crop-scale-min
 --data.texts-per-image
 --data.max-tokens
+--data.features
 --data.workers
 --data.allow-other-holdout --data.no-allow-other-holdout
 --model.vision.model
@@ -213,5 +214,5 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert ended.value.code == 0
     shown = set(re.findall(r"--[a-z][\w./+-]*", capsys.readouterr().out))
     options = {"--preset", "--mixture", "--init", "--resume", "--dry-run", "--help", "--data.mixture.NAME"}
-    options |= {"--trim-vocabulary", "--fine.optim.lr", "--push", "--public"}
+    options |= {"--trim-vocabulary", "--fine.optim.lr", "--push", "--public", "--cache-features"}
     assert shown == options | set(flags(configure("coarse", "base")))

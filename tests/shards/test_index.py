@@ -340,7 +340,7 @@ def test_an_index_of_other_shards_of_equal_size_is_refused_at_the_read(build):
         (
             "extension",
             ["jpg", "jpg", "jpg", "../jpg", "jpg"],
-            r"one of jpg, png, webp, found '\.\./jpg': pets-3, .*1\.tar",
+            r"one of jpg, png, webp, npy, found '\.\./jpg': pets-3, .*1\.tar",
         ),
     ],
 )

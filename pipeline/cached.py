@@ -1,0 +1,81 @@
+"""The part of a run whose tower stays as it is, on stored features in place of images."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bitgen.features import FeatureForm
+from bitgen.model.vision import VisionTower
+from bitgen.training import distributed
+from bitgen.training.checkpoint import State
+from bitgen.training.config import DataConfig, TrainConfig
+from bitgen.training.features import FeatureRecipe, constant_steps
+from bitgen.training.loop import precision
+from bitgen.training.schedule import Schedule
+from pipeline.features import feature_sets, make_features
+from shards.format import ShardError
+from shards.root import Root
+from shards.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A stream over features, in the order of the one over images."""
+
+    stream: Stream
+    form: FeatureForm
+    stop: int
+    """The first position whose image the tower has to see again."""
+
+
+def features_place(data: DataConfig, root: Root) -> Path:
+    """The folder of all features: beside the shards, or, where those are at a URL, beside the cache for them."""
+    folder = root.folder
+    return (folder.parent if folder is not None else Path(data.cache).parent) / "features"
+
+
+def open_cached(
+    config: TrainConfig, tower: VisionTower, state: State, stream: Stream, root: Root, device: torch.device
+) -> Cached | None:
+    """Makes what is missing of the features that the run needs from `state` on, and opens them; None where it needs none.
+
+    Args:
+        tower: with its weights, on its device. While it stays as it is the whole image is seen, whatever `data.crop_scale_min`.
+        stream: over the images.
+
+    Raises what `pipeline.features.make_features` does, and `ShardError` where features are of other images than the shards'.
+    """
+    kind = config.data.features
+    if kind == "none":
+        return None
+    steps = constant_steps(config, Schedule.of(config, state.samples_per_epoch))
+    leads = distributed.rank() == 0
+    if steps == 0 and leads:
+        log.info("no features: the vision tower trains from the first step")
+    if state.step >= steps:
+        return None
+    recipe = FeatureRecipe.of(tower, config.data.image_px, kind, precision(config.run.precision, device))
+    sets = feature_sets(stream.indexes, features_place(config.data, root), recipe)
+    make_features(sets, tower, config.data.workers or distributed.cores(), speaks=leads)
+    place = features_place(config.data, root) / recipe.sha256[:16]
+    cached = Stream.open(
+        Root(place, verify=config.data.verify_shards),
+        config.data.mixture,
+        seed=config.run.seed,
+        texts_per_image=config.data.texts_per_image,
+        max_tokens=config.data.max_tokens,
+        size_power=config.data.size_power,
+    )
+    for name, each in sets.items():
+        each.check(cached.indexes[name])
+    if cached.mixture.fingerprint != stream.mixture.fingerprint:
+        raise ShardError(f"expected features in the order of their images, found another: {place}")
+    draws = config.optim.batch * config.optim.accumulation
+    if leads:
+        until = "" if config.model.vision.mode == "frozen" else f" until step {steps}"
+        log.info("reading features in place of images%s", until)
+    return Cached(cached, recipe.form, state.position + (steps - state.step) * draws)
