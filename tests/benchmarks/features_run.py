@@ -25,7 +25,7 @@ from bitgen.training.loop import _step
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.phases import configure
 from cli.batches import batches
-from cli.train import open_stream
+from cli.preparing import open_stream
 from pipeline.cached import open_cached
 from pipeline.roots import open_root
 from tests import fakes

@@ -17,8 +17,8 @@ from bitgen.model.vision import VisionTower
 from bitgen.training import checkpoint
 from cli import features as command
 from cli.batches import batches
+from cli.preparing import open_stream
 from cli.train import main as train
-from cli.train import open_stream
 from pipeline import features
 from pipeline.cached import open_cached
 from pipeline.roots import open_root
