@@ -113,7 +113,7 @@ def test_the_files_are_those_of_the_manifest(manifest: Manifest, folder: Path) -
     named = {(file.path, file.bytes, file.sha256) for file in manifest.files}
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, ".lock")]
     assert {(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in paths} == named
-    assert len(named) == 13
+    assert len(named) == 14
 
 
 def test_two_processes_write_the_same_bytes_as_one(
@@ -174,7 +174,8 @@ def test_a_drawing_that_was_stopped_leaves_no_manifest_and_is_drawn_again(
         with pytest.raises(KeyboardInterrupt):
             write_world(tmp_path, WORLD)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {".lock", "images/train.tar", "annotations/captions_train.json", "annotations/grounded_train.json"}
+    kinds = ("captions", "grounded", "described")
+    assert left == {".lock", "images/train.tar", *(f"annotations/{kind}_train.json" for kind in kinds)}
     assert write_world(tmp_path, WORLD)
     assert (tmp_path / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
 
