@@ -17,6 +17,7 @@ from bitgen.training import checkpoint, distributed
 from bitgen.training.checkpoint import STATE, CheckpointError
 from bitgen.training.config import DataConfig, VisionConfig
 from bitgen.training.features import FeatureRecipe
+from bitgen.training.folders import CHECKPOINTS, is_pair
 from bitgen.training.loop import precision
 from cli.arguments import parse, positive
 from pipeline.cached import features_place
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _source(options: argparse.Namespace) -> Source:
     path = Path(options.tower)
-    if options.tower.startswith("hf://") or (path / STATE).is_file() or (path / "checkpoints").is_dir():
+    if options.tower.startswith("hf://") or (path / STATE).is_file() or _is_run(path):
         config = checkpoint.read_state(checkpoint.find(options.tower)).config
         if options.feature_layers not in (None, config.model.vision.feature_layers):
             found = f"--feature-layers {options.feature_layers}"
@@ -101,6 +102,11 @@ def _source(options: argparse.Namespace) -> Source:
         return Source(options.tower, True, config.model.vision, options.image_px or config.data.image_px)
     vision = VisionConfig(model=options.tower, mode="frozen", feature_layers=options.feature_layers or 1)
     return Source(options.tower, False, vision, options.image_px or DataConfig().image_px)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `checkpoint.find` knows the path: a run's folder, that of two in a row, or the name of a checkpoint in it."""
+    return (path / CHECKPOINTS).is_dir() or is_pair(path) or path.parent.name == CHECKPOINTS
 
 
 def _dry_run(options: argparse.Namespace, source: Source, root: Root) -> str:

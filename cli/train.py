@@ -45,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, stages = parse(sys.argv[1:] if arguments is None else arguments)
         if options.dry_run:
-            print("\n\n".join(dry_run(config, options.trim_vocabulary) for config in stages))
+            if options.trim_vocabulary:
+                first, _ = trimmed(stages[0], open_root(stages[0].data), torch.device("cpu"), stages[1:])
+                stages = [replace(config, model=first.model) for config in stages]
+            print("\n\n".join(map(dry_run, stages)))
             return 0
         if options.push:
             hub.check(options.push)
@@ -61,10 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def dry_run(config: TrainConfig, trim_vocabulary: bool = False) -> str:
-    """What the run would be, as text; needs neither weights nor, unless they are to give a vocabulary, shards."""
-    if trim_vocabulary:
-        config, _ = trimmed(config, open_root(config.data), torch.device("cpu"))
+def dry_run(config: TrainConfig) -> str:
+    """What the run would be, as text; needs neither weights nor shards."""
     objective = summary.build_shape(config)
     built = _built(config)
     sizes = {name: sum(built.get(name, ())) for name in config.data.mixture}
@@ -118,7 +119,8 @@ def run(stages: Sequence[TrainConfig], options: argparse.Namespace) -> int:
         # Ranks go on together: the next run starts from what rank 0 has now written.
         is_stopped = result.reason == "stopped" or (distributed.agree(bool(asked), device) and number < len(stages))
         if distributed.rank() == 0:
-            following = f"bitgen-train --resume {again}" if is_stopped else _next(config)
+            pushing = f" --push {options.push}{' --public' * options.public}" if options.push else ""
+            following = f"bitgen-train --resume {again}{pushing}" if is_stopped else _next(config)
             print(report(result) + f"\nnext: {following}" * (is_stopped or number == len(stages)), flush=True)
         if is_stopped:
             break
@@ -161,7 +163,9 @@ def train_run(
     holdout = check_datasets(stream, config)
     is_begun = bool(checkpoint.list_checkpoints(folder))
     if not is_begun and not config.run.init and (trim_vocabulary or config.model.vocabulary != VOCABULARY):
-        config, kept = trimmed(config, root, device)  # also where a kill came between it and the first checkpoint
+        config, kept = trimmed(
+            config, root, device, to_come
+        )  # also where a kill came between it and the first checkpoint
     else:
         kept = None
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if is_begun else None, kept)

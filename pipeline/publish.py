@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitgen.deploy import hub
 from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
 from bitgen.training.checkpoint import MODEL, STATE, State, read_state
 from bitgen.training.config import TrainConfig
@@ -38,7 +39,8 @@ def published(checkpoint: Path, name: str) -> dict[str, Path | bytes]:
     results = read_json(checkpoint.parents[1] / "results.json") or {}
     if results.get("checkpoint") != checkpoint.name:  # measured on another
         results = {}
-    text = card(name, state, configs, sets, results, validation_of(checkpoint, state.step), fields["versions"])
+    tower, validation = fields["config"]["model"]["vision"]["model"], validation_of(checkpoint, state.step)
+    text = card(name, state, configs, sets, results, validation, fields["versions"], tower)
     return {
         MODEL: checkpoint / MODEL,
         STATE: _json(fields),
@@ -51,9 +53,10 @@ def without_paths(fields: dict[str, Any]) -> dict[str, Any]:
     """A state as JSON has it, with names in place of paths that say where its run was."""
     config = fields["config"]
     config["data"] |= {"root": "data", "cache": "data/cache"}
-    config["run"] |= {"runs": "runs", "init": Path(config["run"]["init"]).name if config["run"]["init"] else ""}
+    init = config["run"]["init"]
+    config["run"] |= {"runs": "runs", "init": init if init.startswith("hf://") else Path(init).name}
     vision = config["model"]["vision"]
-    if vision["model"].startswith((".", "/", "~")) or Path(vision["model"]).is_dir():
+    if not hub.NAME.fullmatch(vision["model"]) or Path(vision["model"]).is_dir():
         vision["model"] = Path(vision["model"]).name
     return fields
 
@@ -77,6 +80,7 @@ def card(
     results: Mapping[str, Any],
     validation: Mapping[str, float],
     versions: Mapping[str, str],
+    tower: str,
 ) -> str:
     """The model card, Markdown.
 
@@ -84,6 +88,7 @@ def card(
         configs: as `lineage` gives them, nearest first.
         results: as `bitgen-eval` wrote them of this very checkpoint; empty where it did not.
         validation: figures while it trained, by name.
+        tower: the vision tower's name, without the path of a folder.
     """
     config = state.config
     draws = config.optim.batch * config.optim.accumulation
@@ -101,7 +106,7 @@ def card(
         * any(each.data.allow_other_holdout for each in configs),
         "## Training",
         f"{draws} images of {config.data.image_px} px a step, learning rate {config.optim.lr:g}, seed {config.run.seed}; vision "
-        f"tower {config.model.vision.model} ({config.model.vision.mode}). Everything else: `{CONFIG}`. Written by "
+        f"tower {tower} ({config.model.vision.mode}). Everything else: `{CONFIG}`. Written by "
         + ", ".join(f"{package} {number}" for package, number in sorted(versions.items()))
         + ".",
     ]

@@ -24,14 +24,17 @@ _EVERY = 1000
 """Samples between two updates of the counter."""
 
 
-def trimmed(config: TrainConfig, root: Root, device: torch.device) -> tuple[TrainConfig, tuple[int, ...]]:
+def trimmed(
+    config: TrainConfig, root: Root, device: torch.device, to_come: Sequence[TrainConfig] = ()
+) -> tuple[TrainConfig, tuple[int, ...]]:
     """The configuration with a vocabulary of the tokens that its corpora use, and their ids, as `TokenEmbedding` keeps them.
 
-    The corpora are the mixture and all other training datasets below the root, whatever phase they are for: a model keeps
-    its tokens from the first phase to the last. Ranks read a part each. Raises `ConfigError` where no dataset is there; what
-    reading them raises comes through.
+    The corpora are the mixtures, of the runs `to_come` too, and all other training datasets below the root, whatever phase they
+    are for: a model keeps its tokens from the first phase to the last. Ranks read a part each. Raises `ConfigError` where no
+    dataset is there; what reading them raises comes through.
     """
-    indexes = corpora(root, [name for name, weight in config.data.mixture.items() if weight])
+    mixtures = [each.data.mixture for each in (config, *to_come)]
+    indexes = corpora(root, [name for mixture in mixtures for name, weight in mixture.items() if weight])
     if not indexes:
         raise ConfigError(f"expected datasets to take a vocabulary from, found none: {root.place}")
     used = distributed.any_of(used_tokens(indexes, distributed.rank(), distributed.world()).to(device))

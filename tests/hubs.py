@@ -21,6 +21,8 @@ class Hub:
         self.token = token
         self.refuses = ""
         """A part of a path whose requests get 403."""
+        self.is_public = False
+        """Whether the repositories that are there are public."""
         self.made: list[dict[str, Any]] = []
         """Bodies of the calls that make repositories."""
         self.objects: dict[str, bytes] = {}
@@ -80,6 +82,11 @@ def serve(token: str) -> Iterator[Hub]:
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
+
+    def do_GET(self) -> None:
+        hub: Hub = self.server.app  # type: ignore[attr-defined] (put there by `serve`)
+        name = self.path.removeprefix("/api/models/").partition("?")[0]
+        self._send(200, {"id": name, "private": not hub.is_public})
 
     def do_PUT(self) -> None:
         hub: Hub = self.server.app  # type: ignore[attr-defined] (put there by `serve`)

@@ -239,6 +239,14 @@ def test_the_slurm_job_saves_before_its_time_is_up_and_asks_for_another_turn(tmp
     assert job.communicate()[0].splitlines() == ["saved", "requeue 7"]
 
 
+def test_a_slurm_job_whose_training_failed_has_failed(tmp_path: Path) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text('PATH="$PWD:$PATH"\n')
+    (tmp_path / "torchrun").write_text("#!/bin/bash\nexit 3\n")
+    (tmp_path / "torchrun").chmod(0o755)
+    assert subprocess.run(["bash", "-c", *fences("sh")], cwd=tmp_path, check=False).returncode == 3
+
+
 def test_every_dataset_is_made_by_a_manifest(own_data: Path) -> None:
     own = (own_data / "mine.toml", own_data / "world/shapes.toml")
     manifests = [read_manifest(path) for path in (*own, *(ROOT / "manifests").glob("*.toml"))]

@@ -29,7 +29,7 @@ def push(name: str, files: Mapping[str, Path | bytes], message: str, *, is_priva
     """Put `files` (contents by path within the repository) into repository `name`, in one commit; returns its URL.
 
     Args:
-        is_private: of a repository that this makes; one that is there stays as it is.
+        is_private: of a repository that this makes. One that is there stays as it is, and has to be private where this is asked.
 
     Raises `HubError`. What was uploaded before a failure is in no commit.
     """
@@ -40,6 +40,8 @@ def push(name: str, files: Mapping[str, Path | bytes], message: str, *, is_priva
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         url = api.create_repo(name, private=is_private, exist_ok=True)
+        if is_private and not api.model_info(name).private:
+            raise HubError(f"expected a private repository, found a public one (--public says that it may be): {name}")
         added = [CommitOperationAdd(path, content) for path, content in files.items()]
         api.create_commit(name, added, commit_message=message)
     # RuntimeError and ValueError are what the client makes of an upload that broke off and of answers that are none.

@@ -131,6 +131,31 @@ def test_an_unknown_flag_of_one_phase_is_refused(capsys: pytest.CaptureFixture[s
     assert "the nearest is --optim.lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--coarse.dry-run"], ["--fine.push", "me/x"], ["--fine.init=x"], ["--coarse.trim-vocabulary"], ["--fine.public"]],
+)
+def test_an_option_that_no_phase_has_for_itself_is_refused(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=rf"expected no {flags[0].partition('=')[0]} with --phase both"):
+        parse(["--phase", "both", *flags])
+
+
+def test_both_phases_are_on_one_device() -> None:
+    with pytest.raises(ConfigError, match=r"expected one run\.device for both phases, found 'auto' and 'cpu'"):
+        parse(["--phase", "both", "--fine.run.device", "cpu"])
+
+
+def test_public_is_a_word_about_a_push() -> None:
+    with pytest.raises(ConfigError, match="expected --push OWNER/NAME with --public, found none"):
+        parse(["--public"])
+
+
+def test_the_fine_half_of_a_pair_waits_for_the_coarse_one(copy: Path) -> None:
+    shutil.rmtree(copy / "fine/checkpoints")
+    _, stages = parse(["--resume", str(copy / "fine")])
+    assert [config.phase for config in stages] == ["coarse", "fine"]
+
+
 def test_a_dry_run_shows_both_phases(capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path) -> None:
     assert main(_both(squares, tmp_path, "--dry-run", "--fine.optim.epochs", "3")) == 0
     found = capsys.readouterr().out

@@ -36,6 +36,15 @@ def test_a_new_repository_is_as_private_as_it_was_asked_to_be(hub: Hub, is_priva
     assert asked.get("visibility", "private" if asked.get("private") else "public") == visibility
 
 
+def test_nothing_private_goes_into_a_public_repository_that_is_there(hub: Hub) -> None:
+    hub.is_public = True
+    with pytest.raises(HubError, match=r"expected a private repository, found a public one .*: me/tiny"):
+        push("me/tiny", {"README.md": b"#"}, "a run", is_private=True)
+    assert hub.commits == []
+    push("me/tiny", {"README.md": b"#"}, "a run", is_private=False)
+    assert len(hub.commits) == 1
+
+
 @pytest.mark.parametrize("where", ["/create", "/preupload/", "/objects/batch", "/commit/"])
 def test_a_push_that_is_refused_at_any_point_commits_nothing(hub: Hub, where: str) -> None:
     hub.refuses = where

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bitgen.training.checkpoint import find, load_model, read_state
-from pipeline.publish import published
+from pipeline.publish import published, without_paths
 from tests import runs
 
 
@@ -47,6 +47,17 @@ def test_no_path_of_the_machine_is_shared(run: Path) -> None:
     assert str(run.parents[1]) in find(run).joinpath("state.json").read_text()
     assert [name for name, c in files.items() if isinstance(c, bytes) and str(run.parents[1]).encode() in c] == []
     assert sorted(files) == ["README.md", "config.json", "model.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize(
+    ("model", "shared"),
+    [("facebook/dinov2-base", "facebook/dinov2-base"), ("/home/me/towers/small", "small"), ("towers/of/mine", "mine")],
+)
+def test_a_tower_is_named_without_its_folders(model: str, shared: str) -> None:
+    config = {"data": {}, "run": {"init": "hf://me/x"}, "model": {"vision": {"model": model}}}
+    found = without_paths({"config": config})["config"]
+    assert found["model"]["vision"]["model"] == shared
+    assert found["run"]["init"] == "hf://me/x"
 
 
 def test_the_card_names_every_dataset_of_the_lineage_with_its_licence(run: Path) -> None:
