@@ -165,6 +165,8 @@ def _next(options: argparse.Namespace, source: Source) -> str:
         command += ["--model.vision.model", source.name]
     if not source.is_checkpoint and source.vision.feature_layers != VisionConfig().feature_layers:
         command += ["--model.vision.feature-layers", str(source.vision.feature_layers)]
+    if options.precision != "auto":
+        command += ["--run.precision", options.precision]
     if options.data != DataConfig().root:
         command += ["--data.root", options.data]
     if source.image_px != DataConfig().image_px:

@@ -1,5 +1,6 @@
 """The part of a run whose tower stays as it is, on stored features in place of images."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,10 @@ class Cached:
 
 
 def features_place(data: DataConfig, root: Root) -> Path:
-    """The folder of all features: beside the shards, or, where those are at a URL, beside the cache for them."""
-    folder = root.folder
-    return (folder.parent if folder is not None else Path(data.cache).parent) / "features"
+    """The folder of all features: beside the shards, or, where those are at a URL, one of that URL's own beside the cache."""
+    if root.folder is not None:
+        return root.folder.parent / "features"
+    return Path(data.cache).parent / "features" / hashlib.sha256(root.place.encode()).hexdigest()[:16]
 
 
 def open_cached(

@@ -21,6 +21,7 @@ from bitgen.batch import Batch
 from bitgen.features import unpack
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
+from bitgen.training.guard import Guard
 from bitgen.training.loop import _step
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.phases import configure
@@ -83,13 +84,13 @@ def run(name: str, folder: Path, tower: str, batch: int, steps: int) -> dict[str
     if name == "constant":
         feed = constant(feed, WARM_STEPS + steps)
     set_trainable(objective, lora=False)
-    optimizer = build_optimizer(objective, config.optim)
+    optimizer, guard = build_optimizer(objective, config.optim), Guard(objective, config.optim.skip_nonfinite)
     objective.train()
     loss = 0.0
     for step in range(WARM_STEPS + steps):
         if step == WARM_STEPS:
             start_s, used_s = time.perf_counter(), cpu_s()
-        parts, _ = _step(objective, objective, optimizer, feed, config, step, CPU)
+        parts, *_ = _step(objective, objective, optimizer, feed, config, step, CPU, guard)
         loss = loss or parts["loss"].item()
     wall_s = time.perf_counter() - start_s
     if isinstance(feed, Generator):

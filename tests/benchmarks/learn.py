@@ -4,8 +4,10 @@ A world of scenes (`pipeline/shapes.py`) is drawn, downloaded and put into shard
 are trained, coarse then fine; and what comes of it is asked about scenes that it never saw, in templates that it never
 read. One seed, one run, and the last checkpoint of it: nothing is chosen by what it scores.
 
-Every second scene of the test set has a twin that differs from it in one attribute of one thing, or has two colours
-changed. Colour and shape of what a caption says are compared with those of the scene, as multisets of pairs.
+Every scene of a test set has a twin in it that differs in one attribute of one thing, or has two colours changed. Colour and
+shape of what a caption says are compared with those of the scene, as multisets of pairs. The phrases of unseen pairs of
+colour and shape are compared with the phrases of one pair a scene, chosen by chance, of scenes without unseen ones; what is
+asked about in an unseen scene always has something beside it that differs in one attribute, there not always.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 
 from bitgen import BitGen
 from bitgen.evaluation.curves import read_log
+from pipeline.drawing.captions import CAPTIONS
 from pipeline.shapes import MANIFEST, pairs
 from shards.index import ShardIndex
 from tests.benchmarks.harness import ROOT, BenchError, commit, load, machine, versions, write_results
@@ -52,30 +55,39 @@ def main(arguments: list[str]) -> int:
     """Runs it all and writes `results/learn.json`."""
     options = _options(arguments)
     work = options.work.absolute() / "learn"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    seconds: dict[str, float] = {}
-    before, start_s = load(), time.perf_counter()
+    if not options.go_on:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    note = work / "note.json"
+    done = (
+        json.loads(note.read_bytes()) if note.is_file() else {"load_before": load(), "commit": commit(), "seconds": {}}
+    )
     for name, command in stages(work, options).items():
-        began_s = time.perf_counter()
-        _call(name, command, work / "log.txt")
-        seconds[name] = round(time.perf_counter() - began_s, 1)
-    began_s = time.perf_counter()
-    captions = caption_scores(work / "runs/fine", work / "data/shards/eval/shapes-test")
-    seconds["captions"] = round(time.perf_counter() - began_s, 1)
-    seconds["all"] = round(time.perf_counter() - start_s, 1)
-    found = json.loads((work / "results.json").read_bytes())
+        if name not in done["seconds"]:
+            began_s = time.perf_counter()
+            _call(name, command, work / "log.txt")
+            done["seconds"][name] = round(time.perf_counter() - began_s, 1)
+            note.write_text(json.dumps(done))
+    began_s, said = time.perf_counter(), {}
+    for split in ("shapes-test", "shapes-unseen-test"):
+        said[split] = caption_scores(work / "runs/fine", work / "data/shards/eval" / split)
+    seconds = {**done["seconds"], "captions": round(time.perf_counter() - began_s, 1)}
+    found = json.loads((work / "results.json").read_bytes())["heldout"]["datasets"]
+    check_sets(found, options.test)
+    trained = json.loads((work / "data/shards/coarse/shapes-train/dataset.json").read_bytes())["samples"]
     results = {
         "bench": "learn",
-        "input": f"{options.train:,} drawn scenes to train on, {options.test} to test on, and as many with pairs of colour"
-        f" and shape that were never trained on; seed {options.seed}",
+        "input": f"{trained:,} drawn scenes of 4 things to train on, each with {CAPTIONS} captions and some eight sentences; "
+        f"{options.test} to test on, all of them in pairs of twins and said in other templates, and as many with pairs of colour "
+        f"and shape that were never trained on. A tower of random weights, 128 wide; texts are cut at 32 tokens; one run of "
+        f"seed {options.seed}, its flags chosen on this very world",
         "machine": machine(),
-        "load_before": before,
-        "commit": commit(),
+        "load_before": done["load_before"],
+        "commit": done["commit"],
         "versions": versions(["bitgen", "torch", "transformers", "pillow"]),
         "commands": {name: " ".join(map(str, command[2:])) for name, command in stages(Path(), options).items()},
-        "seconds": seconds,
-        **scores(found["heldout"]["datasets"], captions),
+        "seconds": seconds | {"all": round(sum(seconds.values()), 1)},
+        **scores(found, said),
         "curves": {phase: curve(work / "runs" / phase) for phase in ("coarse", "fine")},
     }
     print(f"written: {write_results('learn', results).relative_to(ROOT)}", file=sys.stderr)
@@ -90,6 +102,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--coarse-epochs", type=int, default=1)
     parser.add_argument("--fine-epochs", type=int, default=5, help="of as many draws as there are scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--go-on", action="store_true", help="with what an earlier run that was stopped has done")
     parser.add_argument("--work", type=Path, default=Path("data/bench"), help="a folder to work in")
     return parser.parse_args(arguments)
 
@@ -167,8 +180,17 @@ def f1(found: Sequence[Counter[Any]], wanted: Sequence[Counter[Any]]) -> float:
     return 2 * right / sum(each.total() for each in (*found, *wanted))
 
 
-def scores(sets: Mapping[str, Any], captions: Mapping[str, Any]) -> dict[str, Any]:
-    """`ratios`, `figures` and `examples` of the results."""
+def check_sets(sets: Mapping[str, Any], scenes: int) -> None:
+    """Raises `BenchError` where a test set is not whole, or shares a scene with what was trained on."""
+    for name, found in sets.items():
+        if "-val" not in name and (found["evaluated"], found["seen_in_training"]) != (scenes, 0):
+            counts = f"{found['evaluated']} and {found['seen_in_training']}"
+            raise BenchError(f"expected {scenes} scenes evaluated, 0 of them trained on, found {counts}: {name}")
+
+
+def scores(sets: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`ratios`, `figures` and `examples` of the results; `said` are the `caption_scores` of both sets of scenes."""
+    captions, unseen_captions = said["shapes-test"], said["shapes-unseen-test"]
     grounding, retrieval = sets["eval/shapes-grounded-test"]["grounding"], sets["eval/shapes-test"]["retrieval"]
     seen, unseen = (sets[f"eval/shapes-{name}-grounded-test"]["grounding"] for name in ("seen", "unseen"))
     other = sets["eval/shapes-unseen-test"]["retrieval"]
@@ -186,6 +208,7 @@ def scores(sets: Mapping[str, Any], captions: Mapping[str, Any]) -> dict[str, An
         "grounding_mean_iou": grounding["mean_iou"],
         "grounding_pointing": grounding["pointing"],
         "grounding_constant_box_acc50": grounding["controls"]["constant_box"]["acc50"],
+        "phrases": grounding["phrases"],
         "grounding_seen_acc50": seen["acc50"],
         "grounding_unseen_acc50": unseen["acc50"],
         "retrieval_chance_t2i_r1": retrieval["chance"]["t2i"]["r1"],
@@ -194,6 +217,8 @@ def scores(sets: Mapping[str, Any], captions: Mapping[str, Any]) -> dict[str, An
         "retrieval_i2t_r5": retrieval["i2t"]["r5"],
         "retrieval_unseen_t2i_r1": other["t2i"]["r1"],
         "retrieval_unseen_i2t_r1": other["i2t"]["r1"],
+        "caption_unseen_attribute_f1": unseen_captions["f1"],
+        "caption_unseen_shuffled_f1": unseen_captions["shuffled_f1"],
     }
     rounded = {
         part: {k: round(v, 4) for k, v in each.items()} for part, each in (("ratios", ratios), ("figures", figures))
@@ -205,4 +230,5 @@ def curve(run: Path) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl, about 60 of them, with the losses and what the fusion gates are."""
     lines = [line for line in read_log(run.name, run / "metrics.jsonl").lines if "loss" in line]
     kept = lines[:: max(1, len(lines) // 60)]
+    kept += lines[-1:] if kept[-1:] != lines[-1:] else []
     return [{k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()} for line in kept]

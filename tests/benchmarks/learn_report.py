@@ -15,7 +15,7 @@ RATIOS = {
     "caption_shuffled_f1": ("at most 0.35", "likewise, of another scene's captions"),
     "unseen_combination_drop": (
         "at most 10",
-        "points of grounding accuracy, from phrases of trained pairs of colour and shape to those of pairs never trained on",
+        "points of grounding accuracy lost from phrases of trained pairs of colour and shape to those of pairs never trained on",
     ),
 }
 """Of each: what was asked for, and what it is."""

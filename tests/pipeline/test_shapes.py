@@ -60,6 +60,11 @@ def test_no_row_is_refused(read: dict[str, list[Candidate]]) -> None:
 
 def test_every_image_has_five_captions_and_a_phrase(read: dict[str, list[Candidate]]) -> None:
     coarse = [each for name, found in read.items() if "grounded" not in name for each in found]
+    captions, described = (read[name] for name in ("coarse/shapes-train", "fine/shapes-described-train"))
+    assert [[t.text for t in each.sample.texts] for each in captions] == [
+        [t.text for t in each.sample.texts] for each in described
+    ]
+    assert {len(text.phrases) for each in described for text in each.sample.texts} <= {4, 5}
     fine = [each for name, found in read.items() if "grounded" in name for each in found]
     assert {len(each.sample.texts) for each in coarse} == {5}
     assert all(text.phrases for each in fine for text in each.sample.texts)
