@@ -85,8 +85,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub: Hub = self.server.app  # type: ignore[attr-defined] (put there by `serve`)
+        if self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self._send(401, {"error": "Invalid username or password."})
         name = self.path.removeprefix("/api/models/").partition("?")[0]
-        self._send(200, {"id": name, "private": not hub.is_public})
+        return self._send(200, {"id": name, "private": not hub.is_public})
 
     def do_PUT(self) -> None:
         hub: Hub = self.server.app  # type: ignore[attr-defined] (put there by `serve`)

@@ -148,7 +148,8 @@ def test_features_of_shards_at_a_url_lie_beside_the_cache(
     url, cache = serve_folder(server, data), str(tmp_path / "cache")
     assert train([*arguments(data, tmp_path, "--cache-features"), "--data.root", url, "--data.cache", cache]) == 0
     assert lines(tmp_path / "noise") == lines(runs / "cached/noise")
-    [there] = (tmp_path / "features").iterdir()
+    [of_url] = (tmp_path / "features").iterdir()
+    [there] = of_url.iterdir()
     assert contents(there) == contents(data / "features" / there.name)
 
 
