@@ -78,6 +78,8 @@ def train(
     objective.train()
     stream = meter.watched(iter(batches))
     leads = rank() == 0
+    if resume_from is not None and leads:  # a kill may have come between the last checkpoint and what is noted of it
+        prune(run, config.run.keep, state.best_step)
     every = round(config.run.validate_every * schedule.steps_per_epoch)
     reason, checkpoint = "done", resume_from or run
     exhausted = _is_exhausted(state)

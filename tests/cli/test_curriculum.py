@@ -234,6 +234,15 @@ def test_a_pair_that_is_done_stays_as_it_is(
     assert capsys.readouterr().out.splitlines() == [made, "next: bitgen-eval pair/fine"]
 
 
+def test_a_kill_before_the_last_checkpoint_was_noted_is_made_good(copy: Path) -> None:
+    notes = [copy / stage / "checkpoints" / name for stage in ("coarse", "fine") for name in ("best", "last")]
+    noted = [note.read_text() for note in notes[2:]]
+    notes[2].unlink()
+    notes[3].write_text("step-00000004\n")
+    assert main(["--resume", str(copy)]) == 0
+    assert [note.read_text() for note in notes[2:]] == noted
+
+
 def test_a_pair_means_its_later_run(whole: Path, copy: Path) -> None:
     assert checkpoint.find(whole) == whole / "fine/checkpoints/step-00000020"
     assert results_path(Arguments(str(whole))) == whole / "fine/results.json"
