@@ -194,14 +194,14 @@ def fill(
             # All texts before all pixels: a decoded image sweeps the tokenizer's tables out of the processor's cache
             # (2,720 us an image in turn, 2,570 like this).
             drawn.append((item, recipe.words(item)))
-        except Exception as error:
+        except Exception as error:  # whatever it is: it goes on, and says where it came from
             error.add_note(_place(position))
             raise
     rows = []
     for (item, words), out in zip(drawn, memory, strict=True):
         try:
             rows.append(_row(draw, recipe, item, words, out))
-        except Exception as error:
+        except Exception as error:  # likewise
             error.add_note(_place(item.position))
             raise
     return Rows.of(rows)
@@ -217,7 +217,7 @@ def _row(draw: Callable[[int, int], Drawn], recipe: Recipe, item: Drawn, words: 
             return recipe.row(item, words, out, attempt)
         except DecodeError as error:
             log.warning("replaced %s at position %d: %s", item.sample.key, position, error)
-        except Exception as error:
+        except Exception as error:  # likewise; what does not decode has been replaced above
             error.add_note(f"of the sample {item.sample.key}")
             raise
     raise BatchError(f"expected an image that decodes in {ATTEMPTS} draws, found none: position {position}")

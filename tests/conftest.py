@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +17,13 @@ def server() -> Iterator[Server]:
     """A local HTTP server that misbehaves on request; see tests/servers.py."""
     with serve() as running:
         yield running
+
+
+@pytest.fixture
+def own_switches() -> Iterator[None]:
+    """This process's own signal handlers and PyTorch's switches, put back after a test that trains in it."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    torch.use_deterministic_algorithms(False)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -125,7 +125,8 @@ def draw_twins(rng: random.Random, counts: Sequence[int], is_unseen: bool) -> tu
         for _ in range(_TRIES):
             twin, changed = _changed(rng, scene)
             if twin != scene and _is_good(twin, is_unseen):
-                return tuple(replace(s, telling=_telling(s, changed)) for s in (scene, twin))  # type: ignore[return-value]
+                one, other = (replace(each, telling=_telling(each, changed)) for each in (scene, twin))
+                return one, other
 
 
 def _looks(rng: random.Random, count: int, is_unseen: bool) -> tuple[list[Thing], tuple[int, int] | None]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,14 +34,7 @@ TINY = """
 """20 steps on 8 samples in each phase, the coarse one thawed at step 5."""
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """This process's own signal handlers and switches afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    torch.use_deterministic_algorithms(False)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_switches")
 
 
 @pytest.fixture(scope="module")

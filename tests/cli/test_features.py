@@ -1,8 +1,6 @@
 """bitgen-features from its command line, and runs of bitgen-train that read what it made."""
 
 import shutil
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -40,14 +38,7 @@ TINY = f"""
 """8 steps on 16 samples, thawed at step 4."""
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """This process's own signal handlers and switches afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    torch.use_deterministic_algorithms(False)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_switches")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -33,14 +32,7 @@ TINY = """
 """60 steps on 8 samples, thawed at step 5."""
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """This process's own signal handlers and switches afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    torch.use_deterministic_algorithms(False)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_switches")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,9 @@
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,14 +26,7 @@ SHAPE = """
 """
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """This process's own signal handlers and switches afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    torch.use_deterministic_algorithms(False)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_switches")
 
 
 @pytest.fixture(scope="module")
