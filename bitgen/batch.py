@@ -1,39 +1,29 @@
-"""Bytes become tensors: decoded, cropped and tokenised by workers, packed into flat arrays, in order."""
+"""Bytes become tensors: decoded and cropped by workers, packed into flat arrays with their texts, in order."""
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from itertools import accumulate, chain
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
 from bitgen.record import Sample
-from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Recipe, Rows, Seen, choose_texts, fill
+from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Item, Recipe, Rows, Seen, choose_texts, fill
 from bitgen.tokens import EOT, MAX_TOKENS, Tokenizer
+from bitgen.words import Numbers, Words, cut, join, replaced, words_of
 from bitgen.workers import Buffers, Forked, Memory, Threads, Workers
 
 __all__ = ["Batch", "BatchError", "Item", "bucket", "choose_texts", "load", "whole"]
 
 BUCKETS = (16, 32, 64, 128, 256)
 """Token positions that a micro-batch's texts are padded to."""
-
-
-class Item(NamedTuple):
-    """One draw from the stream."""
-
-    position: int
-    """In the global order."""
-    epoch: int
-    """Of its source: an image's texts rotate by it."""
-    sample: Sample
-    image: bytes
-    """Encoded, as stored."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +88,9 @@ class Planned(Protocol):
     @property
     def text_bucket(self) -> int: ...
 
+    @property
+    def words(self) -> Words: ...
+
 
 def bucket(longest: int) -> int:
     """The smallest bucket that fits `longest` tokens. Raises `ValueError` above 256."""
@@ -107,29 +100,34 @@ def bucket(longest: int) -> int:
     raise ValueError(f"expected at most {BUCKETS[-1]} tokens, found {longest}")
 
 
-def _pack(parts: Sequence[Rows], images: Mapping[str, Tensor], text_bucket: int) -> Batch:
+def _pack(
+    parts: Sequence[Rows], words: Words, images: Mapping[str, Tensor], text_bucket: int, max_tokens: int = MAX_TOKENS
+) -> Batch:
     """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
     keys = tuple(chain.from_iterable(part.keys for part in parts))
-    numbers = _joined([part.numbers for part in parts], np.int64).reshape(len(keys), len(NUMBERS)).T.copy()
+    numbers = _joined([part.numbers for part in parts]).reshape(len(keys), len(NUMBERS)).T.copy()
     of = dict(zip(NUMBERS, numbers, strict=True))
-    counts, phrases = of["texts"], of["phrases"]
+    starts = accumulate((len(part.keys) for part in parts), initial=0)
+    words = replaced(
+        words, [(start + row, each) for start, part in zip(starts, parts, strict=False) for row, each in part.words]
+    )
+    n, truncated = cut(Numbers.of(words), min(max_tokens, text_bucket))
+    counts, phrases = n.texts.astype(np.int64), n.phrases.astype(np.int64)
     if not counts.all():
         raise BatchError(f"expected a text for every image, found none: {keys[int(counts.argmin())]}")
     first = np.cumsum(counts) - counts
     text_image = np.repeat(np.arange(len(keys)), counts)
-    is_token = np.arange(text_bucket) < _joined([part.lengths for part in parts], np.int64)[:, None]
+    is_token = np.arange(text_bucket) < n.tokens[:, None]
     token_ids = np.full(is_token.shape, EOT, dtype=np.int64)
-    token_ids[is_token] = _joined([part.ids for part in parts], np.uint16)  # both go text by text
+    token_ids[is_token] = n.ids  # both go text by text
 
     sizes, crops = numbers[2:4].T.copy(), numbers[4:8].T / np.tile(numbers[2:4].T, 2)
-    spans = _joined([part.spans for part in parts], np.int64).reshape(-1, 3)
-    spans[:, 0] += np.repeat(first, phrases)
-    boxes = _joined([part.boxes for part in parts], np.float64).reshape(-1, 5)
-    box_phrase = boxes[:, 0].astype(np.int64) + np.repeat(np.cumsum(phrases) - phrases, of["boxes"])
-    moved, seen = move_boxes(boxes[:, 1:], crops[text_image[spans[box_phrase, 0]]])
-    kept = np.zeros(len(spans), dtype=bool)
+    of_text = np.repeat(np.arange(len(phrases)), phrases)
+    box_phrase = np.repeat(np.arange(len(n.spans)), n.boxes)
+    moved, seen = move_boxes(n.corners, crops[text_image[of_text[box_phrase]]])
+    kept = np.zeros(len(n.spans), dtype=bool)
     kept[box_phrase[seen]] = True
-    phrase_text = spans[kept, 0]
+    phrase_text = of_text[kept]
     # Phrases of a text are neighbours, so the slot is the distance from the text's first.
     slots = np.arange(len(phrase_text)) - np.searchsorted(phrase_text, phrase_text)
     return Batch(
@@ -144,14 +142,14 @@ def _pack(parts: Sequence[Rows], images: Mapping[str, Tensor], text_bucket: int)
         second_text=torch.from_numpy(np.where(counts > 1, first + 1, -1)),
         phrase_text=torch.from_numpy(phrase_text),
         phrase_slot=torch.from_numpy(slots),
-        phrase_tokens=torch.from_numpy(spans[kept, 1:]),
+        phrase_tokens=torch.from_numpy(n.spans[kept].astype(np.int64)),
         boxes=torch.from_numpy(moved[seen].astype(np.float32)),
         box_phrase=torch.from_numpy((np.cumsum(kept) - 1)[box_phrase[seen]]),
         crops=torch.from_numpy(crops.astype(np.float32)),
         sizes=torch.from_numpy(sizes),
         max_slots=int(slots.max(initial=-1)) + 1,
         dropped={
-            "span_truncated": int(of["truncated"].sum()),
+            "span_truncated": truncated,
             "box_cropped": int((~seen).sum()),
             "phrase_cropped": int((~kept).sum()),
             "replaced": int(of["replaced"].sum()),
@@ -159,17 +157,15 @@ def _pack(parts: Sequence[Rows], images: Mapping[str, Tensor], text_bucket: int)
     )
 
 
-def _joined(parts: Iterable[bytes], kind: DTypeLike) -> NDArray[Any]:
+def _joined(parts: Iterable[bytes]) -> NDArray[np.int64]:
     """The numbers of all parts, one after another, in memory that may be written to."""
-    return np.frombuffer(bytearray().join(parts), kind)
+    return np.frombuffer(bytearray().join(parts), np.int64)
 
 
 def load(
     draw: Callable[[int, int], Item],
     plans: Iterable[Planned],
     seen: Seen,
-    tokenizer: Tokenizer,
-    texts_per_image: int,
     seed: int,
     workers: int,
     prefetch: int = 2,
@@ -185,7 +181,7 @@ def load(
     Args:
         draw: `draw(position, attempt)`, as `shards.stream.Stream.draw`; called by several workers.
         seen: how images are decoded, or the form that their stored features have.
-        workers: threads or processes that read, decode and tokenise; 0 does it all in the caller's thread. They start
+        workers: threads or processes that read and decode; 0 does it all in the caller's thread. They start
             with the first batch asked for, and end when the iterator does, is closed, or is left by an exception.
         prefetch: batches in the making while the caller uses one.
         is_forked: whether the workers are processes (Linux), forked from this one: `draw` must work in a copy of this
@@ -197,7 +193,7 @@ def load(
     `BatchError` after 16 attempts or above the ceiling, `bitgen.workers.WorkerError` where a process was killed; what `draw`
     raises comes through, with the position as a note.
     """
-    recipe = Recipe(seen, tokenizer, texts_per_image, seed, max_tokens, max_pixels)
+    recipe = Recipe(seen, seed, max_pixels)
     source = iter(plans)
     coming: deque[_Coming] = deque()
     drawn = replaced = 0
@@ -213,7 +209,7 @@ def load(
     try:
         while True:
             while len(coming) <= ahead and (plan := next(source, None)) is not None:
-                coming.append(_Coming(pool, plan, seen))
+                coming.append(_Coming(pool, plan, seen, max_tokens))
             if not coming:
                 return
             batch = coming.popleft().batch(is_pinned)
@@ -228,15 +224,11 @@ def load(
 class _Coming:
     """A batch in the making."""
 
-    def __init__(self, workers: Workers, plan: Planned, seen: Seen) -> None:
+    def __init__(self, workers: Workers, plan: Planned, seen: Seen, max_tokens: int) -> None:
         positions, step = plan.positions, workers.rows_a_task
-        self._seen = seen
-        self._workers, self._bucket = workers, plan.text_bucket
+        self._workers, self._plan, self._seen, self._max_tokens = workers, plan, seen, max_tokens
         self._memory: Memory | None = workers.take(len(positions))
-        self._parts = [
-            workers.begin(self._memory, i, positions[i : i + step], plan.text_bucket)
-            for i in range(0, len(positions), step)
-        ]
+        self._parts = [workers.begin(self._memory, i, positions[i : i + step]) for i in range(0, len(positions), step)]
 
     def batch(self, is_pinned: bool) -> Batch:
         """Waits for the workers. Raises what they raised."""
@@ -245,12 +237,13 @@ class _Coming:
         images, self._memory = self._memory.images, None
         if self._workers.is_out:
             images = images.clone()  # whoever has so many batches holds this one in memory of its own
-        packed = _pack(rows, self._seen.fields(images), self._bucket)
+        plan = self._plan
+        packed = _pack(rows, plan.words, self._seen.fields(images), plan.text_bucket, self._max_tokens)
         return packed.moved(Tensor.pin_memory) if is_pinned else packed
 
 
 def whole(
-    items: Sequence[Item],
+    items: Sequence[tuple[int, Sample, bytes]],
     side_px: int,
     tokenizer: Tokenizer,
     *,
@@ -258,15 +251,21 @@ def whole(
     max_pixels: int = MAX_PIXELS,
 ) -> Batch:
     """For evaluation: whole images, all texts of each, nothing at random. Raises `BatchError` for an image that does
-    not decode: evaluation images are never replaced."""
+    not decode: evaluation images are never replaced.
+
+    Args:
+        items: position, sample, and encoded image, of each.
+    """
     transform = Transform(side_px)
-    recipe = Recipe(transform, tokenizer, None, 0, max_tokens, max_pixels)
+    recipe = Recipe(transform, 0, max_pixels)
     memory = Buffers(0).take(len(items), transform.shape)
-    rows = []
-    for item, out in zip(items, memory, strict=True):
+    numbers = array("q")
+    for (position, sample, image), out in zip(items, memory, strict=True):
         try:
-            rows.append(recipe.row(item, recipe.words(item), out))
+            numbers.extend(recipe.row(Item.of(position, sample, image), out))
         except DecodeError as error:
-            raise BatchError(f"{error}: {item.sample.key}") from error
-    longest = max((length for row in rows for length in row.words.lengths), default=0)
-    return _pack([Rows.of(rows)], transform.fields(memory), bucket(longest))
+            raise BatchError(f"{error}: {sample.key}") from error
+    words = join(words_of(sample.texts, tokenizer) for _, sample, _ in items)
+    longest = min(max_tokens, int(Numbers.of(words).tokens.max(initial=0)))
+    rows = Rows([sample.key for _, sample, _ in items], numbers.tobytes(), [])
+    return _pack([rows], words, transform.fields(memory), bucket(longest), max_tokens)

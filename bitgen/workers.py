@@ -30,8 +30,8 @@ from torch import Tensor
 
 from bitgen.row import Rows
 
-Fill = Callable[[Sequence[int], Tensor, int], Rows]
-"""`fill(positions, memory, max_tokens)`: rows of positions, their images in `memory` [positions, *shape] uint8."""
+Fill = Callable[[Sequence[int], Tensor], Rows]
+"""`fill(positions, memory)`: rows of positions, their images in `memory` [positions, *shape] uint8."""
 Answer = Callable[[], Rows]
 """Waits for rows, and raises what their maker raised."""
 
@@ -63,7 +63,7 @@ class Workers(Protocol):
         """Whether there is no more memory until a tensor is dropped."""
         ...
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...]) -> Answer:
         """Has rows made of `positions`, their images from image `start` of `memory` on. Answers are taken in order."""
         ...
 
@@ -89,8 +89,8 @@ class Threads:
             return Memory(self._buffers.take(images, self._shape))
         return Memory(torch.empty((images, *self._shape), dtype=torch.uint8, pin_memory=True))
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
-        task = positions, memory.images[start : start + len(positions)], max_tokens
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...]) -> Answer:
+        task = positions, memory.images[start : start + len(positions)]
         return partial(self._fill, *task) if self._pool is None else self._pool.submit(self._fill, *task).result
 
     def close(self) -> None:
@@ -139,7 +139,6 @@ class _Task(NamedTuple):
     start: int
     """Of its rows within the slot."""
     positions: tuple[int, ...]
-    max_tokens: int
 
 
 class Forked:
@@ -176,12 +175,12 @@ class Forked:
         slot = self._free.pop()
         return Memory(_lent(self._arrays()[slot, :images], partial(self._free.append, slot)), slot)
 
-    def begin(self, memory: Memory, start: int, positions: tuple[int, ...], max_tokens: int) -> Answer:
+    def begin(self, memory: Memory, start: int, positions: tuple[int, ...]) -> Answer:
         """As of `Workers`; the answer raises `WorkerError` where a worker was killed."""
         if len(self._processes) < self._workers:
             self._fork()  # those before are at work by now: it takes 10 ms where torch has its CUDA libraries
         number, self._asked = self._asked, self._asked + 1
-        task = _encode(_Task(number, memory.slot, start, tuple(map(int, positions)), max_tokens))
+        task = _encode(_Task(number, memory.slot, start, tuple(map(int, positions))))
         while True:
             try:
                 self._tasks.send(task, socket.MSG_DONTWAIT)
@@ -250,7 +249,7 @@ class Forked:
                 task = _read_task(message)
                 memory = self._arrays()[task.slot, task.start : task.start + len(task.positions)]
                 try:
-                    said = _encode(self._fill(task.positions, torch.from_numpy(memory), task.max_tokens))
+                    said = _encode(self._fill(task.positions, torch.from_numpy(memory)))
                 except Exception as error:  # noqa: BLE001 (it is raised in the other process)
                     _send_error(pipe, task.number, error)
                 else:
@@ -259,7 +258,7 @@ class Forked:
 
 
 _MESSAGE_BYTES = 1 << 16
-"""More than any task takes: 16 positions and four numbers."""
+"""More than any task takes: 16 positions and three numbers."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode, _read_task = msgspec.msgpack.Decoder(Rows).decode, msgspec.msgpack.Decoder(_Task).decode
 _read_answer = msgspec.msgpack.Decoder(tuple[int, bytes, str]).decode

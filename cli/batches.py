@@ -9,7 +9,6 @@ import torch
 from bitgen.batch import Batch, load
 from bitgen.image import Transform
 from bitgen.row import Seen
-from bitgen.tokens import Tokenizer
 from bitgen.training import distributed
 from bitgen.training.config import TrainConfig
 from pipeline.cached import Cached
@@ -38,8 +37,6 @@ def _load(
         stream.draw,
         islice(plans, count),
         seen,
-        Tokenizer(),
-        data.texts_per_image,
         config.run.seed,
         data.workers or distributed.cores(),
         max_tokens=data.max_tokens,

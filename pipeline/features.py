@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,7 +40,8 @@ from pipeline.downloading.room import FREE_BYTES, rooms
 from pipeline.files import read_json, sweep, write_json
 from shards.format import Entry, ShardError, ShardWriter, shard_name
 from shards.header import BLOCK, RECORD
-from shards.index import DATASET, SCHEMA, ShardIndex, write_index_tables
+from shards.index import DATASET, ShardIndex, write_index_tables
+from shards.indexing import table_of
 from shards.remote.locks import BusyError, claim, remove
 
 log = logging.getLogger(__name__)
@@ -132,8 +132,7 @@ class FeatureSet:
                     unreadable += not is_readable
                 if counter is not None:
                     counter.update(len(rows))
-        columns = [pa.array([getattr(entry, f.name) for entry in entries], f.type) for f in SCHEMA]
-        write_table(self._part(number, ".arrow"), pa.table(columns, schema=SCHEMA))
+        write_table(self._part(number, ".arrow"), table_of(entries))
         note = {"inputs": self.inputs(number), "unreadable": unreadable}
         note |= {"file": shard.path.name, "samples": shard.samples, "bytes": shard.size_bytes, "sha256": shard.sha256}
         write_json(self._part(number, ".json"), note)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgen.batch import Batch, Item, whole
+from bitgen.batch import Batch, whole
 from bitgen.evaluation.grounding import FIT_TARGETS, evaluate_grounding
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.retrieval import evaluate_retrieval
@@ -236,7 +236,7 @@ def batches(
     tokenizer = shared_tokenizer()
 
     def make(part: Sequence[int]) -> Batch:
-        items = [Item(row, 0, *index.read(row)) for row in part]
+        items = [(row, *index.read(row)) for row in part]
         return whole(items, side_px, tokenizer, max_tokens=max_tokens)
 
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]

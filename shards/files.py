@@ -5,6 +5,7 @@ and while a map waits for the disk, all threads of the process wait. A sample of
 24 us from a map; to decode it takes 2,500 us.
 """
 
+import json
 import os
 import stat
 import weakref
@@ -12,15 +13,42 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 from bitgen.disk import file_sha256
-from shards.format import Entry, NoDatasetError, ShardError, Sliced
+from shards.format import FORMAT_VERSION, NoDatasetError, ShardError, Sliced, shard_name
 
 DATASET = "dataset.json"
 
 _OPEN_SHARDS = 64
 """Files held open: a process may have 1,024; the stream reads 8 shards of a source at a time, or some more."""
+
+
+class Files(Protocol):
+    """The files of a dataset, as `Folder` and `shards.remote.store.Store` have them."""
+
+    place: str
+    """The folder or URL, as people may see it."""
+
+    def dataset(self) -> bytes:
+        """`dataset.json`."""
+        ...
+
+    def index(self, name: str) -> Path:
+        """Where the index can be opened. Called after `dataset`."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Keeps no copy of an index that is not what it should be."""
+        ...
+
+    def check(self, shard: Mapping[str, Any]) -> None:
+        """Raises `ShardError` where a shard of `dataset.json` cannot be what it says."""
+        ...
+
+    def shard(self, shard: Mapping[str, Any], start: int, stop: int) -> Sliced:
+        """A shard of `dataset.json`, at least its bytes [start, stop)."""
+        ...
 
 
 class ShardFile:
@@ -79,8 +107,8 @@ class Folder:
         except FileNotFoundError as error:
             raise ShardError(f"expected a shard of {shard['bytes']} bytes, found none: {path}") from error
 
-    def shard(self, shard: Mapping[str, Any], entry: Entry) -> Sliced:
-        """A shard of `dataset.json`, from which the sample at `entry` can be read. Raises as `check` does, and
+    def shard(self, shard: Mapping[str, Any], start: int, stop: int) -> Sliced:
+        """A shard of `dataset.json`, from which bytes [start, stop) can be read. Raises as `check` does, and
         `ShardError` where it should be verified and has another sha256."""
         name = shard["file"]
         with self._lock:
@@ -113,3 +141,33 @@ def check_sha256(path: Path, expected: str, where: str) -> None:
 def _check_size(status: os.stat_result, shard: Mapping[str, Any], path: str) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_size != shard["bytes"]:
         raise ShardError(f"expected a shard of {shard['bytes']} bytes, found {status.st_size}: {path}")
+
+
+def read_dataset(files: Files) -> dict[str, Any]:
+    """`dataset.json`, checked. Raises `ShardError`, and what `files` raise."""
+    data, path = files.dataset(), f"{files.place}/{DATASET}"
+    try:
+        dataset = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"expected JSON, {error}: {path}") from error
+    version = dataset.get("format_version") if isinstance(dataset, dict) else None
+    if version != FORMAT_VERSION:
+        raise ShardError(f"expected format_version {FORMAT_VERSION}, found {version!r}: {path}")
+    shards = dataset.get("shards")
+    if not isinstance(dataset.get("name"), str) or not isinstance(dataset.get("samples"), int):
+        raise ShardError(f"expected a name and a number of samples, found {dataset.get('name')!r}: {path}")
+    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
+        raise ShardError(f"expected shards with file, samples, bytes and sha256, found {str(shards)[:80]}: {path}")
+    for number, shard in enumerate(shards):
+        if shard["file"] != shard_name(number):
+            raise ShardError(f"expected {shard_name(number)}, found {shard['file']!r}: {path}")
+    if (listed := sum(shard["samples"] for shard in shards)) != dataset["samples"]:
+        raise ShardError(f"expected {dataset['samples']} samples in its shards, found {listed}: {path}")
+    return dataset
+
+
+def _is_shard(shard: object) -> bool:
+    kinds = {"file": str, "samples": int, "bytes": int, "sha256": str}
+    if not isinstance(shard, dict) or any(type(shard.get(name)) is not kind for name, kind in kinds.items()):
+        return False
+    return 0 <= shard["samples"] < 2**63 and 0 <= shard["bytes"] < 2**63

@@ -1,61 +1,34 @@
 """Where each sample lies: `index.arrow`, read in blocks of rows, and `dataset.json`, which is written last."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.record import Sample
-from shards.columns import BLOCK_ROWS, INDEX, SCHEMA, Block, Columns, write_index, write_index_tables
-from shards.files import DATASET, Folder
+from bitgen.words import CORNER, COUNT, Words, counts
+from shards.columns import BLOCK_ROWS, FAR, INDEX, SCHEMA, Block, Columns
+from shards.files import DATASET, Files, Folder, read_dataset
 from shards.format import (
-    FORMAT_VERSION,
     Entry,
     ShardError,
-    Sliced,
-    parse_record,
+    parse_sample,
+    read_member,
     read_members,
-    read_sample,
     shard_name,
 )
+from shards.header import BLOCK
+from shards.indexing import write_index, write_index_tables
 
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
 _BLOCKS = 128
 """Blocks held at once, 12 MB: the stream shows the samples of a group of shards, some 16,000 to 40,000, in a random order."""
 _EXTENSIONS = ("jpg", "png", "webp", "npy")
-
-
-class Files(Protocol):
-    """The files of a dataset, as `shards.files.Folder` and `shards.remote.store.Store` have them."""
-
-    place: str
-    """The folder or URL, as people may see it."""
-
-    def dataset(self) -> bytes:
-        """`dataset.json`."""
-        ...
-
-    def index(self, name: str) -> Path:
-        """Where the index can be opened. Called after `dataset`."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """Keeps no copy of an index that is not what it should be."""
-        ...
-
-    def check(self, shard: Mapping[str, Any]) -> None:
-        """Raises `ShardError` where a shard of `dataset.json` cannot be what it says."""
-        ...
-
-    def shard(self, shard: Mapping[str, Any], entry: Entry) -> Sliced:
-        """A shard of `dataset.json`, at least as far as the members of `entry` go."""
-        ...
 
 
 class ShardIndex:
@@ -140,29 +113,44 @@ class ShardIndex:
         block, row = self._find(i)
         return block.ragged["phrases"][row]
 
+    def words(self, i: int, texts: Sequence[int]) -> Words:
+        """These texts of sample `i`, in this order; `bitgen.words.fault` says whether their numbers can be."""
+        block, row = self._find(i)
+        tokens, phrases = block.ragged["tokens"][row].tolist(), block.ragged["phrases"][row].tolist()
+        ids = _slices(self._columns.far(block, "token_ids", row), tokens, COUNT, texts)
+        head = Words(counts([len(texts)]), counts([tokens[t] for t in texts]), counts([phrases[t] for t in texts]), ids)
+        if not any(phrases):
+            return head
+        spans, boxes, corners = (self._columns.far(block, name, row) for name in FAR[1:])
+        each = iter(np.frombuffer(boxes, COUNT).tolist())
+        boxes_of_text = [sum(islice(each, n)) for n in phrases]
+        return head._replace(
+            spans=_slices(spans, [2 * n for n in phrases], COUNT, texts),
+            boxes=_slices(boxes, phrases, COUNT, texts),
+            corners=_slices(corners, [4 * n for n in boxes_of_text], CORNER, texts),
+        )
+
     def entry(self, i: int) -> Entry:
         """Row `i` as a value."""
         block, row = self._find(i)
-        extension = self._text(block, "extension", row)
-        if extension not in _EXTENSIONS:
-            raise ShardError(f"expected one of {', '.join(_EXTENSIONS)}, found {extension!r}: {self._name(block, row)}")
-        numbers = block.table[row].tolist()
-        image_id, shard, image_offset, image_size, json_offset, json_size, width, height, boxes = numbers
-        return Entry(
-            key=self._text(block, "key", row),
-            image_id=image_id,
-            shard=shard,
-            image_offset=image_offset,
-            image_size=image_size,
-            json_offset=json_offset,
-            json_size=json_size,
-            extension=extension,
-            width=width,
-            height=height,
-            tokens=tuple(block.ragged["tokens"][row].tolist()),
-            phrases=tuple(block.ragged["phrases"][row].tolist()),
-            boxes=boxes,
-        )
+        numbers = dict(zip(block.numbers, block.table[row].tolist(), strict=True))
+        numbers |= {name: tuple(block.ragged[name][row].tolist()) for name in ("tokens", "phrases")}
+        numbers |= {
+            name: tuple(np.frombuffer(self._columns.far(block, name, row), kind).tolist())
+            for name, kind in zip(FAR, (COUNT, COUNT, COUNT, CORNER), strict=True)
+        }
+        return Entry(key=self._text(block, "key", row), extension=self._extension(block, row), **numbers)
+
+    def image(self, i: int) -> tuple[str, int, int, int, bytes]:
+        """Key, image id, width and height of sample `i`, and its encoded image, or the features in its place.
+
+        Raises as `read` does. Neither its record is looked at nor its texts.
+        """
+        block, row = self._find(i)
+        key, extension = self._text(block, "key", row), self._extension(block, row)
+        image_id, shard, offset, size, _, _, width, height, _ = block.table[row].tolist()
+        file = self.files.shard(self.dataset["shards"][shard], offset - BLOCK, offset + size)
+        return key, image_id, width, height, read_member(file, key, extension, offset, size, self._where[shard])
 
     def read(self, i: int) -> tuple[Sample, bytes]:
         """Sample `i` and its encoded image.
@@ -170,21 +158,24 @@ class ShardIndex:
         Raises `ShardError`, naming shard and member, where the shard does not hold what the index says; `OSError`
         where it cannot be opened.
         """
-        entry = self.entry(i)
-        shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
-        return read_sample(shard, entry, self._where[entry.shard])
+        entry, record, image = self.members(i)
+        return parse_sample(record, entry, self._where[entry.shard]), image
 
     def record(self, i: int) -> Sample:
         """Sample `i` alone: where the shard is on this machine, its image is not read. Raises as `read` does."""
         entry = self.entry(i)
-        shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
-        data = shard[entry.json_offset : entry.json_offset + entry.json_size]
-        return parse_record(data, entry.key, self._where[entry.shard])
+        start, stop = entry.json_offset - BLOCK, entry.json_offset + entry.json_size
+        shard = self.files.shard(self.dataset["shards"][entry.shard], start, stop)
+        where = self._where[entry.shard]
+        record = read_member(shard, entry.key, "json", entry.json_offset, entry.json_size, where)
+        return parse_sample(record, entry, where)
 
     def members(self, i: int) -> tuple[Entry, bytes, bytes]:
         """Row `i`, its record as JSON, and its encoded image. Raises as `read` does; what the record says is not looked at."""
         entry = self.entry(i)
-        shard = self.files.shard(self.dataset["shards"][entry.shard], entry)
+        start = min(entry.image_offset, entry.json_offset) - BLOCK
+        stop = max(entry.image_offset + entry.image_size, entry.json_offset + entry.json_size)
+        shard = self.files.shard(self.dataset["shards"][entry.shard], start, stop)
         return entry, *read_members(shard, entry, self._where[entry.shard])
 
     def check(self) -> None:
@@ -211,9 +202,16 @@ class ShardIndex:
         sides = (numbers["width"] < 1) | (numbers["height"] < 1)
         self._refuse(block, sides, "a size in pixels", "width", "height")
         self._refuse(block, numbers["boxes"] < 0, "a number of boxes", "boxes")
-        self._refuse(
-            block, (texts < 1) | (texts != block.ragged["phrases"].lengths()), "tokens and phrases of each text"
+        phrases = block.ragged["phrases"]
+        self._refuse(block, (texts < 1) | (texts != phrases.lengths()), "tokens and phrases of each text")
+        starts, counted = (
+            phrases.offsets[:-1],
+            {"token_ids": block.ragged["tokens"].values, "phrase_boxes": phrases.values},
         )
+        sums = {name: np.add.reduceat(values, starts, dtype=np.int64) for name, values in counted.items()}
+        sums |= {"spans": 2 * sums["phrase_boxes"], "corners": 4 * numbers["boxes"].astype(np.int64)}
+        for name, wanted in sums.items():
+            self._refuse(block, block.far_lengths(name) != wanted, f"{name} of all texts")
         return block
 
     def _refuse(self, block: Block, wrong: NDArray[np.bool_], expected: str, *columns: str) -> None:
@@ -228,6 +226,12 @@ class ShardIndex:
         except UnicodeDecodeError as error:
             raise ShardError(f"expected {column} as UTF-8, {error}: {self._name(block, row)}") from error
 
+    def _extension(self, block: Block, row: int) -> str:
+        extension = self._text(block, "extension", row)
+        if extension not in _EXTENSIONS:
+            raise ShardError(f"expected one of {', '.join(_EXTENSIONS)}, found {extension!r}: {self._name(block, row)}")
+        return extension
+
     def _name(self, block: Block, row: int) -> str:
         """Of a row whose columns may be anything."""
         key = block.ragged["key"][row].tobytes()[:100].decode(errors="backslashreplace")
@@ -235,31 +239,7 @@ class ShardIndex:
         return f"{key}, {self._where[shard]}, by {INDEX}"
 
 
-def read_dataset(files: Files) -> dict[str, Any]:
-    """`dataset.json`, checked. Raises `ShardError`, and what `files` raise."""
-    data, path = files.dataset(), f"{files.place}/{DATASET}"
-    try:
-        dataset = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"expected JSON, {error}: {path}") from error
-    version = dataset.get("format_version") if isinstance(dataset, dict) else None
-    if version != FORMAT_VERSION:
-        raise ShardError(f"expected format_version {FORMAT_VERSION}, found {version!r}: {path}")
-    shards = dataset.get("shards")
-    if not isinstance(dataset.get("name"), str) or not isinstance(dataset.get("samples"), int):
-        raise ShardError(f"expected a name and a number of samples, found {dataset.get('name')!r}: {path}")
-    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
-        raise ShardError(f"expected shards with file, samples, bytes and sha256, found {str(shards)[:80]}: {path}")
-    for number, shard in enumerate(shards):
-        if shard["file"] != shard_name(number):
-            raise ShardError(f"expected {shard_name(number)}, found {shard['file']!r}: {path}")
-    if (listed := sum(shard["samples"] for shard in shards)) != dataset["samples"]:
-        raise ShardError(f"expected {dataset['samples']} samples in its shards, found {listed}: {path}")
-    return dataset
-
-
-def _is_shard(shard: object) -> bool:
-    kinds = {"file": str, "samples": int, "bytes": int, "sha256": str}
-    if not isinstance(shard, dict) or any(type(shard.get(name)) is not kind for name, kind in kinds.items()):
-        return False
-    return 0 <= shard["samples"] < 2**63 and 0 <= shard["bytes"] < 2**63
+def _slices(data: bytes, sizes: Sequence[int], kind: np.dtype[Any], chosen: Sequence[int]) -> bytes:
+    """Of parts that have so many numbers, one after another, the chosen ones."""
+    ends, size = [0, *accumulate(sizes)], kind.itemsize
+    return b"".join([data[size * ends[t] : size * ends[t + 1]] for t in chosen])

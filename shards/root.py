@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from bitgen.remote import names_at, shown
-from shards.files import DATASET, Folder
-from shards.index import ShardIndex, read_dataset
+from shards.files import DATASET, Folder, read_dataset
+from shards.index import ShardIndex
 from shards.remote.cache import Cache
 from shards.remote.prefetch import Prefetcher
 from shards.remote.store import Store, below

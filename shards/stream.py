@@ -1,14 +1,16 @@
 """Which sample, for which rank: draws from any position of the global order, at any world size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitgen.batch import Item, bucket, choose_texts
+from bitgen.batch import Item, bucket
+from bitgen.row import choose_texts
 from bitgen.tokens import MAX_TOKENS
+from bitgen.words import Words, fault, join
 from shards.format import ShardError
-from shards.index import ShardIndex
-from shards.mixture import Mixture
+from shards.index import INDEX, ShardIndex
+from shards.mixture import Mixture, Place
 from shards.remote.ahead import Ahead
 from shards.root import Root
 
@@ -25,6 +27,8 @@ class Plan:
     """Consecutive ones, so that ranks in order give the global micro-batch in order."""
     text_bucket: int
     """Token positions of every text row: fits the longest text of the whole global micro-batch, so all ranks agree."""
+    words: Words
+    """The texts that the samples at `positions` show."""
 
 
 class Stream:
@@ -76,13 +80,14 @@ class Stream:
         return Stream(indexes, mixture, texts_per_image=texts_per_image, max_tokens=max_tokens, ahead=ahead)
 
     def draw(self, position: int, attempt: int = 0) -> Item:
-        """The sample at `position`; with `attempt` above 0, the one that stands in for it after so many failures.
+        """The sample at `position`, whose words its plan has; with `attempt` above 0, the one that stands in for it
+        after so many failures, and its words.
 
         Raises `ShardError` where the shard does not hold what its index says, `OSError` where it cannot be read.
         """
         place = self.mixture.replacement(position, attempt) if attempt else self.mixture.at(position)
-        sample, image = self.indexes[place.source].read(place.sample)
-        return Item(position, place.epoch, sample, image)
+        words = self._checked([place], self._words(place)) if attempt else None
+        return Item(position, *self.indexes[place.source].image(place.sample), words)
 
     def micro_batches(self, start_position: int, *, batch: int, rank: int = 0, world: int = 1) -> Iterator[Plan]:
         """Without end: this rank's part of the global micro-batches of `batch` samples from `start_position` on.
@@ -100,14 +105,33 @@ class Stream:
         while True:
             if self.ahead is not None:
                 self.ahead.reach(start, max(0, start - _BEHIND * batch))
-            longest = max(self._longest_text(position) for position in range(start, start + batch))
+            places = [self.mixture.at(position) for position in range(start, start + batch)]
+            longest = max(self._longest_text(place) for place in places)
+            own = places[rank * share : (rank + 1) * share]
+            words = self._checked(own, join(self._words(place) for place in own))
             first = start + rank * share
-            yield Plan(tuple(range(first, first + share)), bucket(longest))
+            yield Plan(tuple(range(first, first + share)), bucket(longest), words)
             start += batch
 
-    def _longest_text(self, position: int) -> int:
-        """Tokens of the longest text that the epoch shows of the sample at `position`."""
-        place = self.mixture.at(position)
+    def _longest_text(self, place: Place) -> int:
+        """Tokens of the longest text that the sample shows."""
         tokens = self.indexes[place.source].tokens(place.sample).tolist()
-        chosen = choose_texts(len(tokens), place.epoch, self.texts_per_image)
-        return min(max((tokens[t] for t in chosen), default=0), self.max_tokens)
+        return min(self.max_tokens, max([tokens[t] for t in self._chosen(place, tokens)]))
+
+    def _words(self, place: Place) -> Words:
+        """Of the texts that the sample shows."""
+        index = self.indexes[place.source]
+        return index.words(place.sample, self._chosen(place, index.tokens(place.sample)))
+
+    def _chosen(self, place: Place, texts: Sized) -> tuple[int, ...]:
+        return choose_texts(len(texts), place.epoch, self.texts_per_image)
+
+    def _checked(self, places: Sequence[Place], words: Words) -> Words:
+        """`words` of samples. Raises `ShardError` where they cannot be."""
+        if (found := fault(words)) is not None:
+            place = places[found[0]]
+            index = self.indexes[place.source]
+            raise ShardError(
+                f"expected {found[1]}, found others: {index.key(place.sample)}, {index.files.place}/{INDEX}"
+            )
+        return words

@@ -4,15 +4,17 @@ import dataclasses
 import hashlib
 import io
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from bitgen.batch import Batch, Item, load
+from bitgen.batch import Batch, Item, choose_texts, load
 from bitgen.image import Transform
 from bitgen.record import Box, Phrase, Sample, Text
 from bitgen.tokens import shared_tokenizer
+from bitgen.words import Words, counts, words_of
 
 TOKENIZER = shared_tokenizer()
 LEFT, RIGHT, WHOLE = Box(0.0, 0.0, 0.25, 1.0), Box(0.75, 0.0, 1.0, 1.0), Box(0.0, 0.0, 1.0, 1.0)
@@ -20,10 +22,31 @@ LEFT, RIGHT, WHOLE = Box(0.0, 0.0, 0.25, 1.0), Box(0.75, 0.0, 1.0, 1.0), Box(0.0
 
 @dataclass(frozen=True)
 class Plan:
+    """A plan without words: its draws have them."""
+
     positions: tuple[int, ...]
     text_bucket: int = 16
 
+    @property
+    def words(self):
+        return Words(counts([0] * len(self.positions)), b"", b"", b"")
 
+
+class Drawn(NamedTuple):
+    """A sample as a source of these tests has it."""
+
+    position: int
+    epoch: int
+    sample: Sample
+    image: bytes
+
+    def words(self, texts_per_image):
+        """Of the texts that it shows."""
+        texts = self.sample.texts
+        return words_of([texts[t] for t in choose_texts(len(texts), self.epoch, texts_per_image)], TOKENIZER)
+
+
+_SMALL = Transform(24)
 DOG = (Text("a dog"),)
 
 
@@ -36,7 +59,7 @@ def item(position, texts=DOG, epoch=0, image=None):
         image = file.getvalue()
     digest = hashlib.sha256(image).hexdigest()
     sample = Sample(f"pets-{position}", "pets", "train", (f"coco:{position}",), 40, 30, "", "", digest, tuple(texts))
-    return Item(position, epoch, sample, image)
+    return Drawn(position, epoch, sample, image)
 
 
 def draw(position, attempt=0):
@@ -46,7 +69,18 @@ def draw(position, attempt=0):
 
 
 def loaded(plans, draw=draw, side_px=24, scale=1.0, texts_per_image=2, workers=2, **rest):
-    return list(load(draw, plans, Transform(side_px, scale), TOKENIZER, texts_per_image, 0, workers, **rest))
+    return list(begun(draw, plans, Transform(side_px, scale), texts_per_image, workers, **rest))
+
+
+def begun(draw, plans, seen=_SMALL, texts_per_image=2, workers=2, **rest):
+    """The batches of plans to come, of what `draw(position, attempt)` gives."""
+
+    def drawn(position, attempt):
+        found = draw(position, attempt)
+        item = Item.of(found.position, found.sample, found.image)
+        return item._replace(words=found.words(texts_per_image))
+
+    return load(drawn, plans, seen, 0, workers, **rest)
 
 
 def one(texts, **rest):

@@ -19,7 +19,7 @@ from torch import Tensor
 from bitgen.batch import Batch, Item, load
 from bitgen.image import Transform
 from bitgen.record import Box, Phrase, Sample, Text
-from bitgen.tokens import MAX_TOKENS, shared_tokenizer
+from bitgen.tokens import MAX_TOKENS
 from shards.format import FORMAT_VERSION, Entry, ShardWriter, shard_name
 from shards.index import write_index
 from shards.stream import Stream
@@ -105,8 +105,6 @@ def loaded(
             draw or stream.draw,
             islice(stream.micro_batches(start, batch=batch, rank=rank, world=world), steps),
             Transform(SIDE_PX, CROP),
-            shared_tokenizer(),
-            stream.texts_per_image,
             SEED,
             threads,
             ceiling=1.0,
@@ -161,7 +159,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def failures(stream: Stream, position: int) -> int:
     """Draws at a position that do not decode, before the one that does."""
-    return next(n for n in count() if stream.draw(position, n).sample.key not in DAMAGED)
+    return next(n for n in count() if stream.draw(position, n).key not in DAMAGED)
 
 
 def by_the_rule(stream: Stream) -> Callable[[int, int], Item]:

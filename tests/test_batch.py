@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bitgen.batch import BatchError, bucket, choose_texts, load, whole
+from bitgen.batch import BatchError, bucket, choose_texts, whole
 from bitgen.image import Transform, decode
 from bitgen.record import Box, Phrase, Text, image_id
 from bitgen.tokens import EOT
 from bitgen.workers import Buffers
-from tests.items import LEFT, RIGHT, TOKENIZER, WHOLE, Plan, broken, draw, item, loaded, one, same
+from tests.items import LEFT, RIGHT, TOKENIZER, WHOLE, Plan, begun, broken, draw, item, loaded, one, same
 
 
 def test_a_batch_holds_its_images_in_order():
@@ -152,14 +152,14 @@ def test_plans_without_end_are_read_a_few_at_a_time():
             taken.append(number)
             yield Plan((number,))
 
-    batches = load(draw, plans(), Transform(24), TOKENIZER, 1, 0, 2, prefetch=2)
+    batches = begun(draw, plans(), texts_per_image=1, workers=2, prefetch=2)
     assert [batch.keys for batch in islice(batches, 3)] == [("pets-0",), ("pets-1",), ("pets-2",)]
     assert len(taken) == 5
 
 
 def test_nothing_runs_before_the_first_batch_is_asked_for():
     before = threading.active_count()
-    batches = load(draw, [Plan((0,))], Transform(24), TOKENIZER, 1, 0, 2)
+    batches = begun(draw, [Plan((0,))], texts_per_image=1, workers=2)
     assert threading.active_count() == before
     next(batches)
 
@@ -177,7 +177,7 @@ def test_threads_end_with_the_plans(threads):
 
 
 def test_threads_end_when_the_iterator_is_closed(threads):
-    batches = load(draw, (Plan((n,)) for n in count()), Transform(24), TOKENIZER, 1, 0, 2)
+    batches = begun(draw, (Plan((n,)) for n in count()), texts_per_image=1, workers=2)
     next(batches)
     batches.close()
 
@@ -249,7 +249,7 @@ def test_control_c_ends_the_loader():
         "from itertools import count\n"
         "from tests.items import *\n"
         "plans = (Plan(tuple(range(n, n + 8))) for n in count())\n"
-        "for batch in load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2): print(batch.keys[0], flush=True)\n"
+        "for batch in begun(draw, plans, texts_per_image=1, workers=2): print(batch.keys[0], flush=True)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -287,9 +287,14 @@ def test_a_row_longer_than_256_has_no_bucket():
         bucket(257)
 
 
+def stored(position, *texts, **rest):
+    found = item(position, *texts, **rest)
+    return position, found.sample, found.image
+
+
 def test_an_evaluation_batch_has_all_texts_and_the_whole_image():
     texts = [Text("one"), Text("two"), Text("a dog, " * 8, (Phrase(2, 5, (LEFT,)),))]
-    batch = whole([item(3, texts), item(4)], 24, TOKENIZER)
+    batch = whole([stored(3, texts), stored(4)], 24, TOKENIZER)
     assert batch.text_image.tolist() == [0, 0, 0, 1]
     assert batch.token_ids.shape == (4, 32)
     assert batch.crops.tolist() == [[0.0, 0.0, 1.0, 1.0]] * 2
@@ -298,11 +303,11 @@ def test_an_evaluation_batch_has_all_texts_and_the_whole_image():
 
 def test_an_evaluation_image_is_never_replaced():
     with pytest.raises(BatchError, match=r"expected a readable JPEG, PNG or WebP image, found .*: pets-4"):
-        whole([item(3), item(4, image=b"no image")], 24, TOKENIZER)
+        whole([stored(3), stored(4, image=b"no image")], 24, TOKENIZER)
 
 
 def test_a_batch_that_is_held_is_left_alone():
-    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2, prefetch=0)
+    stream = begun(draw, [Plan((n,)) for n in range(40)], workers=2, prefetch=0)
     held = next(stream).images[0, 1:]
     before = held.clone()
     assert len(list(stream)) == 39

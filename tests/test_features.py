@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bitgen.batch import load
 from bitgen.features import FeatureForm, pack, unpack
 from bitgen.pixels import DecodeError
 from tests import fakes
-from tests.items import TOKENIZER, Plan, item, loaded
+from tests.items import Plan, begun, item, loaded
 
 FORM = FeatureForm(4, 6, "int8")
 KINDS = ["int8", "fp16"]
@@ -64,7 +63,7 @@ def test_a_batch_has_the_features_in_place_of_images(kind: str) -> None:
     members = form.members(features(8))
     plans = [Plan((3, 1)), Plan((7, 0))]
     found = [
-        list(load(lambda p, a: item(p, image=members[p]), plans, form, TOKENIZER, 2, 0, 2, is_forked=is_forked))
+        list(begun(lambda p, a: item(p, image=members[p]), plans, form, is_forked=is_forked))
         for is_forked in (False, True)
     ]
     for batches in found:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import bitgen
-from bitgen.batch import Item, whole
+from bitgen.batch import whole
 from bitgen.image import move_boxes
 from bitgen.predictor import IMAGES, BitGen, Grounding
 from bitgen.record import Box, Sample, Text
@@ -94,7 +94,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_vector_is_what_the_network_gives_for_the_same_photograph_in_a_batch(model: BitGen) -> None:
     sample = Sample("a-1", "a", "val", ("coco:1",), 48, 32, "CC0", "", "", (Text(TEXT),))
-    batch = whole([Item(0, 0, sample, photo(1))], fakes.SIDE, shared_tokenizer())
+    batch = whole([(0, sample, photo(1))], fakes.SIDE, shared_tokenizer())
     with torch.no_grad():
         image = model.network.encode_image(batch.images).embedding[0]
         text = model.network.encode_text(batch.token_ids, batch.token_mask).embedding[0]

@@ -12,16 +12,15 @@ from itertools import count
 import pytest
 import torch
 
-from bitgen.batch import Item, load
 from bitgen.image import Transform
 from bitgen.row import Rows
 from bitgen.workers import Forked, WorkerError
-from tests.items import TOKENIZER, Plan, broken, draw, item, loaded, same
+from tests.items import Drawn, Plan, begun, broken, draw, item, loaded, same
 
 SMALL = item(0)
 
 
-def draw_small(position: int, attempt: int) -> Item:
+def draw_small(position: int, attempt: int) -> Drawn:
     """The same photograph everywhere."""
     return SMALL._replace(position=position)
 
@@ -57,7 +56,7 @@ def test_batches_that_are_held_are_left_alone() -> None:
 
 
 def test_memory_is_used_again() -> None:
-    stream = load(draw, [Plan((n,)) for n in range(40)], Transform(24), TOKENIZER, 2, 0, 2, prefetch=1, is_forked=True)
+    stream = begun(draw, [Plan((n,)) for n in range(40)], workers=2, prefetch=1, is_forked=True)
     places = {batch.images.data_ptr() for batch in stream}
     assert len(places) <= 4
 
@@ -119,7 +118,7 @@ def test_a_killed_worker_is_told() -> None:
 
 
 def test_workers_end_when_the_iterator_is_closed() -> None:
-    batches = load(draw, (Plan((n,)) for n in count()), Transform(24), TOKENIZER, 1, 0, 2, is_forked=True)
+    batches = begun(draw, (Plan((n,)) for n in count()), texts_per_image=1, workers=2, is_forked=True)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -132,7 +131,7 @@ def test_a_batch_larger_than_the_first_is_refused() -> None:
 
 def test_more_tasks_than_the_socket_holds_are_done() -> None:
     plans = [Plan(tuple(range(n, n + 640)), 32) for n in range(0, 6400, 640)]
-    batches = load(draw_small, plans, Transform(8), TOKENIZER, 1, 0, 2, prefetch=9, is_forked=True)
+    batches = begun(draw_small, plans, Transform(8), texts_per_image=1, workers=2, prefetch=9, is_forked=True)
     assert [batch.positions[-1].item() for batch in batches] == list(range(639, 6400, 640))
 
 
@@ -145,7 +144,7 @@ from itertools import count
 import multiprocessing
 from tests.items import *
 plans = (Plan(tuple(range(n, n + 8))) for n in count())
-for batch in load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2, is_forked=True):
+for batch in begun(draw, plans, texts_per_image=1, workers=2, is_forked=True):
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 """
 
@@ -157,7 +156,7 @@ from tests.items import *
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 plans = (Plan(tuple(range(n, n + 8))) for n in count())
-batches = load(draw, plans, Transform(24), TOKENIZER, 1, 0, 2, is_forked=True)
+batches = begun(draw, plans, texts_per_image=1, workers=2, is_forked=True)
 next(batches)
 os.killpg(0, signal.SIGTERM)
 print(len([next(batches) for _ in range(20)]), len(asked))
@@ -172,9 +171,9 @@ def test_a_stop_that_the_whole_group_hears_leaves_the_workers_to_their_parent() 
 
 
 TWO = RUN.replace(
-    "for batch in load(",
-    "others = iter(load(draw, (Plan((n,)) for n in count()), Transform(24), TOKENIZER, 1, 0, 3, is_forked=True))\n"
-    "for batch in load(",
+    "for batch in begun(",
+    "others = iter(begun(draw, (Plan((n,)) for n in count()), texts_per_image=1, workers=3, is_forked=True))\n"
+    "for batch in begun(",
 ).replace("    print(", "    next(others)\n    print(")
 
 

@@ -30,6 +30,7 @@ from pipeline.manifest import Source
 from pipeline.rows import Candidate
 from shards.format import FORMAT_VERSION, Entry, ShardWriter
 from shards.index import SCHEMA
+from shards.indexing import table_of
 
 BUILD_VERSION = 5
 """Raised when the same files give other shards."""
@@ -186,7 +187,7 @@ class _Made:
 
     def table(self) -> pa.Table:
         entries, seen = [entry for entry, _ in self.entries], [seen for _, seen in self.entries]
-        columns = [pa.array([getattr(entry, f.name) for entry in entries], f.type) for f in SCHEMA]
+        columns = table_of(entries).columns
         columns.append(pa.array([bytes.fromhex(each.sha256) for each in seen], pa.binary(32)))
         columns.append(pa.array([each.look for each in seen], pa.uint64()))
         return pa.table(columns, schema=PART_SCHEMA)

@@ -19,9 +19,9 @@ from bitgen.record import Sample
 from pipeline.building.chunks import PART_SCHEMA, ending, note_of, read_table, write_table
 from pipeline.building.decide import Plan
 from pipeline.files import read_json, write_json
-from shards.columns import array_of
 from shards.format import Entry, ShardWriter, read_members, read_sample, shard_name, shard_number
 from shards.index import SCHEMA
+from shards.indexing import array_of, table_of
 
 _TABLE, _NOTE = ".shard.arrow", ".shard.json"
 """Endings of what a shard that was written again leaves beside its part."""
@@ -112,7 +112,7 @@ def _copy(task: ShardTask, table: Path) -> dict[str, Any]:
             others = [_sample(*place) for place in joined[row]]
             entries.append(shard.add(join(sample, others, task.keeps_all), image))
     looks = [rows[row] for row in kept]
-    columns = [pa.array([getattr(entry, f.name) for entry in entries], f.type) for f in SCHEMA]
+    columns = table_of(entries).columns
     columns += [pa.array([each[f.name] for each in looks], f.type) for f in list(PART_SCHEMA)[len(SCHEMA) :]]
     write_table(table, pa.table(columns, schema=PART_SCHEMA))
     return {"file": task.path.name, "samples": len(entries), "bytes": shard.size_bytes, "sha256": shard.sha256}
@@ -133,8 +133,8 @@ def _sample(part: Path, row: int) -> Sample:
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    values = {name: row[name] for name in SCHEMA.names}
-    values["tokens"], values["phrases"] = tuple(row["tokens"]), tuple(row["phrases"])
+    values: dict[str, Any] = {name: row[name] for name in SCHEMA.names}
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Entry(**values)
 
 

@@ -1,6 +1,7 @@
 """Samples of a dataset: small ones side by side, and a few beside what the model sees of them."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bitgen.batch import Batch, BatchError, Item, choose_texts, load, whole
@@ -9,10 +10,11 @@ from bitgen.evaluation.page import Html, fold, join, paragraph, text
 from bitgen.evaluation.sheet import sheet, thumbnail
 from bitgen.image import Transform
 from bitgen.pixels import DecodeError
-from bitgen.record import RecordError
+from bitgen.record import RecordError, Sample
 from bitgen.tokens import TokenError, shared_tokenizer
 from bitgen.training.config import DataConfig
 from bitgen.training.phases import PHASES
+from bitgen.words import Words, words_of
 from pipeline.pages.world import World
 from shards.format import ShardError
 from shards.index import ShardIndex
@@ -30,6 +32,7 @@ class OneSample:
     """A plan of one position, as `bitgen.batch.load` takes it."""
 
     positions: tuple[int, ...]
+    words: Words
     text_bucket: int = 256
 
 
@@ -82,12 +85,11 @@ def sample_view(index: ShardIndex, row: int, data: DataConfig, seed: int, evalua
         sample, image = index.read(row)
         if evaluates:
             shown = tuple(range(min(len(sample.texts), TEXTS_SHOWN)))
-            batch = whole(
-                [Item(row, 0, replace(sample, texts=sample.texts[: len(shown)]), image)], data.image_px, tokenizer
-            )
+            cut = replace(sample, texts=sample.texts[: len(shown)])
+            batch = whole([(row, cut, image)], data.image_px, tokenizer)
         else:
             shown = choose_texts(len(sample.texts), 0, data.texts_per_image)
-            batch = _training_view(index, row, data, seed)
+            batch = _training_view(row, sample, image, shown, data, seed)
         return sample_card(sample, image, batch, shown, tokenizer)
     except (BatchError, DecodeError, RecordError, ShardError, TokenError) as error:
         return paragraph(f"sample {index.key(row)} cannot be shown: {error}", "warning")
@@ -100,13 +102,12 @@ def _thumbnail(index: ShardIndex, row: int) -> Html:
         return paragraph(f"sample {index.key(row)} cannot be shown: {error}", "warning")
 
 
-def _training_view(index: ShardIndex, row: int, data: DataConfig, seed: int) -> Batch:
+def _training_view(row: int, sample: Sample, image: bytes, shown: Sequence[int], data: DataConfig, seed: int) -> Batch:
+    item = Item.of(row, sample, image)
     made = load(
-        lambda position, attempt: Item(position, 0, *index.read(position)),
-        [OneSample((row,))],
+        lambda position, attempt: item,
+        [OneSample((row,), words_of([sample.texts[t] for t in shown], shared_tokenizer()))],
         Transform(data.image_px, data.crop_scale_min),
-        shared_tokenizer(),
-        data.texts_per_image,
         seed,
         workers=0,
         max_tokens=data.max_tokens,

@@ -9,15 +9,15 @@ from urllib.parse import quote
 
 from bitgen.remote import MirrorError, TryAgainError, is_http, opened_at, read_at, shown
 from shards.files import DATASET, ShardFile
-from shards.format import Entry, NoDatasetError, ShardError, Sliced
+from shards.format import NoDatasetError, ShardError, Sliced
 from shards.remote.arriving import Wanted
 from shards.remote.prefetch import Prefetcher
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DATASET_BYTES = 64 << 20
 """Of a dataset.json: 200 a shard."""
-_AROUND_BYTES = 2048
-"""Headers and padding of two members that lie side by side."""
+_PART_BYTES = 64 << 20
+"""Of a part, at most: one sample, were its index right."""
 
 
 def below(url: str, name: str) -> str:
@@ -95,8 +95,8 @@ class Store:
             found = self._files[name] = Wanted(below(self._url, name), f"{digest}-{size}.tar", size, digest)
         return found
 
-    def shard(self, shard: Mapping[str, Any], entry: Entry) -> Sliced:
-        """A shard of `dataset.json`, or the part of it that holds the sample at `entry`.
+    def shard(self, shard: Mapping[str, Any], start: int, stop: int) -> Sliced:
+        """A shard of `dataset.json`, or the part of it that holds bytes [start, stop).
 
         Raises as `Prefetcher.wait` does; `StoreError` where the part does not come.
         """
@@ -104,10 +104,8 @@ class Store:
         if (file := self._cache.opened(wanted)) is not None:
             return file
         self._prefetcher.need(wanted)
-        ends = (entry.image_offset + entry.image_size, entry.json_offset + entry.json_size)
-        start = max(0, min(entry.image_offset, entry.json_offset) - 512)
-        stop = min(wanted.size_bytes, max(ends))
-        if self._has_parts and stop - start <= entry.image_size + entry.json_size + _AROUND_BYTES:
+        start, stop = max(0, start), min(wanted.size_bytes, stop)
+        if self._has_parts and stop - start <= _PART_BYTES:
             data = self._cache.patience.ask(lambda: self._part(wanted.url, start, stop), wanted.url)
             if data is not None:
                 return Part(data, start, wanted.size_bytes)

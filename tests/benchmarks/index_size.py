@@ -48,6 +48,9 @@ def _tables() -> Iterator[pa.Table]:
         count = min(PER_SHARD, SAMPLES - start)
         offsets = np.arange(count) * _BYTES + 512
         lists = pa.array(np.arange(0, 5 * count + 1, 5, dtype=np.int32))
+        tokens = dice.integers(8, 17, 5 * count)
+        ends = pa.array(np.concatenate([[0], tokens.reshape(-1, 5).sum(axis=1).cumsum()]).astype(np.int32))
+        none = pa.array(np.zeros(count + 1, np.int32))
         columns: dict[str, object] = {
             "key": [f"bench-{start + n:012d}" for n in range(count)],
             "image_id": dice.integers(-(2**63), 2**63 - 1, count),
@@ -59,15 +62,18 @@ def _tables() -> Iterator[pa.Table]:
             "extension": ["jpg"] * count,
             "width": [640] * count,
             "height": [480] * count,
-            "tokens": _list(lists, dice.integers(8, 17, 5 * count), "tokens"),
+            "tokens": _list(lists, tokens, "tokens"),
             "phrases": _list(lists, np.zeros(5 * count), "phrases"),
             "boxes": [0] * count,
+            "token_ids": _list(ends, dice.integers(0, 50_000, int(ends[-1].as_py())), "token_ids"),
+            **{name: _list(none, np.zeros(0), name) for name in ("spans", "phrase_boxes", "corners")},
         }
         yield pa.table([pa.array(columns[field.name]).cast(field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def _list(offsets: pa.Array, values: NDArray[np.generic], name: str) -> pa.ListArray:
-    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.uint16)), type=SCHEMA.field(name).type)
+    kind = SCHEMA.field(name).type
+    return pa.ListArray.from_arrays(offsets, pa.array(values).cast(kind.value_type), type=kind)
 
 
 def measure(folder: Path, reads: bool) -> dict[str, Any]:

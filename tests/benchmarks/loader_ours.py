@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bitgen.batch import Batch, load
 from bitgen.image import Transform, decode
-from bitgen.tokens import Tokenizer
 from shards.format import shard_name
 from shards.index import ShardIndex
 from shards.stream import Stream
@@ -33,7 +32,7 @@ def batches(root: Path, workers: int, count: int) -> Iterator[Batch]:
     """
     stream = Stream.open(root / "shards", SOURCES, seed=0, texts_per_image=TEXTS_PER_IMAGE)
     plans = islice(stream.micro_batches(0, batch=BATCH), count)
-    return load(stream.draw, plans, Transform(SIDE_PX), Tokenizer(), TEXTS_PER_IMAGE, 0, workers, is_forked=True)
+    return load(stream.draw, plans, Transform(SIDE_PX), 0, workers, is_forked=True)
 
 
 def ours(root: Path, count: int, workers: int) -> Start:

@@ -1,4 +1,4 @@
-from bitgen.batch import Batch, Item, whole
+from bitgen.batch import Batch, whole
 from bitgen.evaluation.cards import Span, marked, match, number_phrases, sample_card
 from bitgen.record import Box, Phrase, Sample, Text
 from bitgen.tokens import shared_tokenizer
@@ -6,7 +6,7 @@ from tests.runs import photo, sample, sentences
 
 
 def seen(drawn: Sample) -> Batch:
-    return whole([Item(0, 0, drawn, photo(1))], 28, shared_tokenizer())
+    return whole([(0, drawn, photo(1))], 28, shared_tokenizer())
 
 
 def test_spans_are_marked_in_their_colours():

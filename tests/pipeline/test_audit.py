@@ -13,7 +13,7 @@ import pytest
 from bitgen.record import Sample, Text
 from pipeline.audit import Audited, AuditError, audit
 from pipeline.manifest import read_manifest
-from shards.format import ShardError, ShardWriter
+from shards.format import FORMAT_VERSION, ShardError, ShardWriter
 from shards.index import write_index
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
@@ -40,7 +40,7 @@ def put(tmp_path: Path, paint: Callable[..., bytes]) -> Put:
                 entries.append(writer.add(sample, image))
         write_index(folder, entries)
         shard = {"file": "000000.tar", "samples": len(ids), "bytes": writer.size_bytes, "sha256": writer.sha256}
-        dataset = {"format_version": 1, "name": name, "samples": len(ids), "shards": [shard]}
+        dataset = {"format_version": FORMAT_VERSION, "name": name, "samples": len(ids), "shards": [shard]}
         (folder / "dataset.json").write_text(json.dumps(dataset | fields))
         return folder
 

@@ -16,7 +16,6 @@ from bitgen.disk import FullDiskError
 from bitgen.features import unpack
 from bitgen.image import Transform
 from bitgen.row import Seen
-from bitgen.tokens import shared_tokenizer
 from bitgen.training.features import FeatureRecipe
 from pipeline import features
 from pipeline.features import FeatureSet, feature_sets, make_features
@@ -52,7 +51,7 @@ def made(root: Path, workers: int = 2, place: str = "features") -> FeatureSet:
 def batches(root: Path, seen: Seen, count: int = 30) -> list[Batch]:
     stream = Stream.open(root, {NAME: 1.0}, seed=5, texts_per_image=2)
     plans = islice(stream.micro_batches(0, batch=4), count)
-    return list(load(stream.draw, plans, seen, shared_tokenizer(), 2, 5, 2, ceiling=1.0))
+    return list(load(stream.draw, plans, seen, 5, 2, ceiling=1.0))
 
 
 def test_a_stream_of_features_is_that_of_the_images(root: Path) -> None:

@@ -56,7 +56,7 @@ def drawn(stream, positions, world):
     """Keys of all ranks' samples by source, in the order of positions."""
     batch, steps = 2 * world, positions // (2 * world)
     ranks = [islice(stream.micro_batches(0, batch=batch, rank=r, world=world), steps) for r in range(world)]
-    keys = [stream.draw(p).sample.key for plans in zip(*ranks, strict=True) for plan in plans for p in plan.positions]
+    keys = [stream.draw(p).key for plans in zip(*ranks, strict=True) for plan in plans for p in plan.positions]
     return {name: [key for key in keys if key.startswith(name)] for name in ("cats", "dogs", "birds")}
 
 
@@ -85,7 +85,7 @@ def test_no_epoch_repeats_the_order_of_one_before(whole, seed):
 @given(SEEDS, WEIGHTS, st.integers(0, 3))
 def test_a_block_draws_exactly_the_shares(whole, seed, weights, block):
     stream = opened(whole, seed, **weights)
-    keys = [stream.draw(block * BLOCK + slot).sample.key for slot in range(BLOCK)]
+    keys = [stream.draw(block * BLOCK + slot).key for slot in range(BLOCK)]
     counted = Counter(key.partition("-")[0] for key in keys)
     assert counted == {name.partition("/")[2]: count for name, count in stream.mixture.counts.items()}
 
@@ -128,7 +128,7 @@ def test_ranks_pad_to_the_bucket_of_the_global_micro_batch(whole):
     # One text of 102 tokens in 8, which one of the four ranks has; all others have 6.
     stream = opened(whole, birds=1.0)
     plans = [next(stream.micro_batches(8, batch=8, rank=rank, world=4)) for rank in range(4)]
-    batches = [next(load(stream.draw, [plan], Transform(8), shared_tokenizer(), 2, 0, 0)) for plan in plans]
+    batches = [next(load(stream.draw, [plan], Transform(8), 0, 0)) for plan in plans]
     assert [batch.token_ids.shape for batch in batches] == [(2, 128)] * 4
     assert sorted(bucket(int(batch.token_mask.sum(1).max())) for batch in batches) == [16, 16, 16, 128]
 
@@ -149,7 +149,8 @@ def test_every_phrase_that_is_shown_is_kept_or_counted(whole):
     batches = loaded(stream, 0, 4, batch=32)
     kept = sum(len(batch.phrase_text) for batch in batches)
     dropped = sum((Counter(batch.dropped) for batch in batches), Counter())
-    items = [stream.draw(position) for position in range(4 * 32)]
-    shown = [item.sample.texts[t] for item in items for t in choose_texts(len(item.sample.texts), item.epoch, 2)]
+    places = [stream.mixture.at(position) for position in range(4 * 32)]
+    texts = [(place.epoch, stream.indexes[place.source].record(place.sample).texts) for place in places]
+    shown = [some[t] for epoch, some in texts for t in choose_texts(len(some), epoch, 2)]
     assert kept + dropped["phrase_cropped"] + dropped["span_truncated"] == sum(len(text.phrases) for text in shown)
     assert min(kept, dropped["phrase_cropped"], dropped["span_truncated"]) > 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import shards.files
 from bitgen.record import image_id
-from shards.format import Entry, ShardError, scan
+from shards.format import FORMAT_VERSION, Entry, ShardError, scan
 from shards.index import SCHEMA, ShardIndex, write_index, write_index_tables
 from tests.disk import files_of_at_most
 
@@ -94,16 +94,17 @@ def vast(tmp_path):
     for shard in shards:
         with (folder / shard["file"]).open("wb") as file:
             file.truncate(shard["bytes"])
-    dataset = {"format_version": 1, "name": "vast", "samples": 131_080, "shards": shards}
+    dataset = {"format_version": FORMAT_VERSION, "name": "vast", "samples": 131_080, "shards": shards}
     (folder / "dataset.json").write_text(json.dumps(dataset))
     return folder
 
 
 @cache
 def rows(count):
-    """Rows of the index: sample i is called after i and has 1 + i % 3 texts of i % 250 tokens."""
+    """Rows of the index: sample i is called after i and has 1 + i % 3 texts of i % 7 tokens, the second with a phrase."""
     i = np.arange(count)
-    texts = [[n % 250] * (1 + n % 3) for n in range(count)]
+    texts = [[n % 7] * (1 + n % 3) for n in range(count)]
+    numbers = [min(n % 3, 1) for n in range(count)]
     columns = {
         "key": [f"vast-{n}" for n in range(count)],
         "image_id": i * 7,
@@ -117,7 +118,11 @@ def rows(count):
         "height": 4 + i,
         "tokens": texts,
         "phrases": [[t % 2 for t in range(len(text))] for text in texts],
-        "boxes": i % 5,
+        "boxes": 2 * np.array(numbers),
+        "token_ids": [[n % 50_000] * sum(tokens) for n, tokens in enumerate(texts)],
+        "spans": [[1, 2] * n for n in numbers],
+        "phrase_boxes": [[2] * n for n in numbers],
+        "corners": [[0.0, 0.0, 1.0, 0.5] * 2 * n for n in numbers],
     }
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in SCHEMA}, schema=SCHEMA)
 
@@ -135,9 +140,13 @@ def test_every_row_of_a_large_index_is_found(vast, i):
         "jpg" if i == 131_079 else extension,
         3 + i,
         4 + i,
-        (i % 250,) * texts,
+        (i % 7,) * texts,
         (0, 1, 0)[:texts],
-        i % 5,
+        2 * (texts > 1),
+        (i % 50_000,) * (i % 7) * texts,
+        (1, 2) * (texts > 1),
+        (2,) * (texts > 1),
+        (0.0, 0.0, 1.0, 0.5) * 2 * (texts > 1),
     )
 
 
@@ -227,11 +236,11 @@ def test_a_dataset_json_that_is_none_is_refused(build, text, message):
         ShardIndex.open(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_format_version_is_refused(build, version):
     folder = build()
     change_dataset(folder, format_version=version)
-    with pytest.raises(ShardError, match=f"expected format_version 1, found {version!r}"):
+    with pytest.raises(ShardError, match=f"expected format_version {FORMAT_VERSION}, found {version!r}"):
         ShardIndex.open(folder)
 
 
@@ -337,6 +346,10 @@ def test_an_index_of_other_shards_of_equal_size_is_refused_at_the_read(build):
             [[4], [5], [5, 7, 4], [], [5, 4]],
             r"tokens and phrases of each text, found others: pets-1, .*0\.tar",
         ),
+        ("token_ids", [[1] * 4, [1] * 9, [1] * 15, [1] * 4, [1] * 9], r"token_ids of all texts, .*: pets-2, .*0\.tar"),
+        ("spans", [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2, 3]], r"spans of all texts, .*: pets-4, .*1\.tar"),
+        ("phrase_boxes", [[2], [2], [2], [], [2]], r"phrase_boxes of all texts, .*: pets-3, .*1\.tar"),
+        ("corners", [[0.5] * 3] * 5, r"corners of all texts, .*: pets-0, .*0\.tar"),
         (
             "extension",
             ["jpg", "jpg", "jpg", "../jpg", "jpg"],

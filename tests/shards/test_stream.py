@@ -5,10 +5,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitgen.batch import load
+from bitgen.batch import Item, choose_texts, load
 from bitgen.image import Transform
 from bitgen.tokens import shared_tokenizer
-from shards.format import ShardError, ShardWriter
+from bitgen.words import join, words_of
+from shards.format import FORMAT_VERSION, ShardError, ShardWriter
 from shards.index import ShardIndex, write_index
 from shards.mixture import Mixture
 from shards.stream import Plan, Stream
@@ -27,6 +28,15 @@ def take(stream, count, start=0, **of):
     return list(islice(stream.micro_batches(start, **of), count))
 
 
+def words_shown(stream, positions):
+    """Of what the samples at these positions show, from their records."""
+    places = [stream.mixture.at(position) for position in positions]
+    some = [stream.indexes[place.source].record(place.sample).texts for place in places]
+    chosen = [choose_texts(len(texts), p.epoch, stream.texts_per_image) for texts, p in zip(some, places, strict=True)]
+    each = ([texts[t] for t in numbers] for texts, numbers in zip(some, chosen, strict=True))
+    return join(words_of(texts, shared_tokenizer()) for texts in each)
+
+
 @few
 @given(st.integers(1, 16), st.integers(1, 4), st.integers(0, 9000))
 def test_the_ranks_of_any_world_share_the_same_global_micro_batches(stream, world, share, start):
@@ -43,14 +53,34 @@ def test_resuming_equals_never_having_stopped(stream, steps, batch):
 
 
 def test_a_plan_is_a_run_of_positions(stream):
-    assert take(stream, 2, 100, batch=6, rank=1, world=3) == [Plan((102, 103), 16), Plan((108, 109), 16)]
+    assert take(stream, 2, 100, batch=6, rank=1, world=3) == [
+        Plan((102, 103), 16, words_shown(stream, (102, 103))),
+        Plan((108, 109), 16, words_shown(stream, (108, 109))),
+    ]
+
+
+def test_a_plan_without_possible_words_is_refused(build):
+    folder = build("pets", (3,))
+    entries = [ShardIndex.open(folder).entry(i) for i in range(3)]
+    write_index(folder, [*entries[:2], entries[2]._replace(token_ids=(60_000,) * len(entries[2].token_ids))])
+    stream = Stream.open(folder.parent, {"pets": 1.0}, seed=0, texts_per_image=2)
+    with pytest.raises(ShardError, match=r"expected tokens below 50257, found others: pets-2, .*pets/index\.arrow"):
+        take(stream, 1, batch=3)
+
+
+def test_what_stands_in_for_another_has_its_words(stream):
+    place, [item] = stream.mixture.replacement(17, 3), [stream.draw(17, 3)]
+    texts = stream.indexes[place.source].record(place.sample).texts
+    chosen = choose_texts(len(texts), place.epoch, 2)
+    assert item.words == words_of([texts[t] for t in chosen], shared_tokenizer())
 
 
 def lengthen(folder, times):
     """The dataset, of whose texts the index says that they are so many times as long."""
     index = ShardIndex.open(folder)
     entries = [index.entry(i) for i in range(len(index))]
-    write_index(folder, [entry._replace(tokens=tuple(times * n for n in entry.tokens)) for entry in entries])
+    longer = [{"tokens": tuple(times * n for n in e.tokens), "token_ids": times * e.token_ids} for e in entries]
+    write_index(folder, [entry._replace(**each) for entry, each in zip(entries, longer, strict=True)])
     return ShardIndex.open(folder)
 
 
@@ -70,21 +100,19 @@ def test_a_bucket_never_passes_the_most_tokens_allowed(build):
 
 def test_a_draw_is_the_sample_of_its_place(stream):
     place = stream.mixture.at(17)
-    item = stream.draw(17)
-    assert (item.position, item.epoch) == (17, place.epoch)
-    assert (item.sample, item.image) == stream.indexes[place.source].read(place.sample)
+    assert stream.draw(17) == Item.of(17, *stream.indexes[place.source].read(place.sample))
 
 
 def test_a_second_attempt_draws_another_sample_of_the_same_source(stream):
-    keys = {stream.draw(17, attempt).sample.key for attempt in range(1, 16)}
-    assert {key.partition("-")[0] for key in keys} == {stream.draw(17).sample.key.partition("-")[0]}
+    keys = {stream.draw(17, attempt).key for attempt in range(1, 16)}
+    assert {key.partition("-")[0] for key in keys} == {stream.draw(17).key.partition("-")[0]}
     assert len(keys) > 1
 
 
 def test_every_sample_is_drawn_once_per_epoch(build):
     folder = build("pets", (3, 2)).parent
     stream = Stream.open(folder, {"pets": 1.0}, seed=0, texts_per_image=1)
-    assert sorted(stream.draw(p).sample.key for p in range(5, 10)) == [f"pets-{i}" for i in range(5)]
+    assert sorted(stream.draw(p).key for p in range(5, 10)) == [f"pets-{i}" for i in range(5)]
 
 
 @pytest.fixture
@@ -98,7 +126,7 @@ def damaged(tmp_path, photograph, describe):
             entries = [writer.add(describe(image, f"pets-{i}"), image) for i, image in enumerate(images)]
         write_index(tmp_path / name, entries)
         shard = {"file": "000000.tar", "samples": 10, "bytes": writer.size_bytes, "sha256": writer.sha256}
-        dataset = {"format_version": 1, "name": "pets", "samples": 10, "shards": [shard]}
+        dataset = {"format_version": FORMAT_VERSION, "name": "pets", "samples": 10, "shards": [shard]}
         (tmp_path / name / "dataset.json").write_text(json.dumps(dataset))
     return tmp_path
 
@@ -108,7 +136,7 @@ def keys(folder):
     index = ShardIndex.open(folder)
     stream = Stream({"pets": index}, Mixture({"pets": 1.0}, {"pets": index.shard_sizes}, 0), texts_per_image=1)
     plans = islice(stream.micro_batches(0, batch=5), 4)
-    batches = list(load(stream.draw, plans, Transform(8), shared_tokenizer(), 1, 0, 2))
+    batches = list(load(stream.draw, plans, Transform(8), 0, 2))
     return [key for batch in batches for key in batch.keys], sum(batch.dropped["replaced"] for batch in batches)
 
 

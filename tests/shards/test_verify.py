@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitgen.record import Box, Phrase, Text
-from shards.format import ShardError, ShardWriter
+from shards.format import FORMAT_VERSION, ShardError, ShardWriter
 from shards.index import ShardIndex, write_index
 from shards.verify import Report, verify
 
@@ -24,7 +24,7 @@ def rewrite(describe):
             entries = [writer.add(sample, image) for sample, image in samples]
         shard = {"file": "000000.tar", "samples": len(entries), "bytes": writer.size_bytes, "sha256": writer.sha256}
         write_index(folder, entries)
-        dataset = {"format_version": 1, "name": "pets", "samples": len(entries), "shards": [shard]}
+        dataset = {"format_version": FORMAT_VERSION, "name": "pets", "samples": len(entries), "shards": [shard]}
         (folder / "dataset.json").write_text(json.dumps(dataset))
         return entries
 
@@ -82,8 +82,8 @@ def test_an_image_with_another_digest_than_its_record_is_found(tmp_path, rewrite
 def test_an_index_that_says_otherwise_is_found(tmp_path, rewrite, photograph, describe):
     image = photograph()
     entries = rewrite(tmp_path, [(describe(image), image)])
-    write_index(tmp_path, [entries[0]._replace(boxes=3, tokens=(9,))])
-    message = r"expected of pets-1 tokens \(9,\), found \(4,\); boxes 3, found 0: .*000000\.tar"
+    write_index(tmp_path, [entries[0]._replace(width=9, token_ids=(50256, 7, 7, 50256))])
+    message = r"expected of pets-1 width 9, found 12; token_ids \(50256, 7, 7, 50256\), found \(.*\): .*000000\.tar"
     with pytest.raises(ShardError, match=message):
         verify(tmp_path)
 

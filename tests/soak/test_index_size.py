@@ -36,11 +36,13 @@ print(json.dumps({"open_s": open_s, "opened_mb": opened - before, "read_mb": pri
 
 
 def tables() -> Iterator[pa.Table]:
-    """A shard's rows at a time: sample i has five texts, of i % 250 + 1 tokens each."""
+    """A shard's rows at a time: sample i has five texts, of i % 16 + 1 tokens each."""
     for shard, start in enumerate(range(0, SAMPLES, PER_SHARD)):
         i = np.arange(start, min(start + PER_SHARD, SAMPLES))
         ends = pa.array(np.arange(0, 5 * len(i) + 1, 5, dtype=np.int32))
         offset = (i - start) * SAMPLE_BYTES + 512
+        tokens = (i % 16 + 1).astype(np.uint16)
+        none = pa.array(np.zeros(len(i) + 1, np.int32))
         columns = {
             "key": [f"large-{n:012d}" for n in i],
             "image_id": i * 7919,
@@ -52,13 +54,21 @@ def tables() -> Iterator[pa.Table]:
             "extension": ["jpg"] * len(i),
             "width": np.full(len(i), 640),
             "height": np.full(len(i), 480),
-            "tokens": pa.ListArray.from_arrays(
-                ends, pa.array(np.repeat(i % 250 + 1, 5).astype(np.uint16)), type=SCHEMA.field("tokens").type
-            ),
+            "tokens": pa.ListArray.from_arrays(ends, pa.array(np.repeat(tokens, 5)), type=SCHEMA.field("tokens").type),
             "phrases": pa.ListArray.from_arrays(
                 ends, pa.array(np.zeros(5 * len(i), np.uint16)), type=SCHEMA.field("phrases").type
             ),
             "boxes": np.zeros(len(i), np.int32),
+            "token_ids": pa.ListArray.from_arrays(
+                pa.array(np.concatenate([[0], 5 * np.cumsum(tokens)]).astype(np.int32)),
+                pa.array(np.full(5 * int(tokens.sum()), 7, np.uint16)),
+                type=SCHEMA.field("token_ids").type,
+            ),
+            "spans": pa.ListArray.from_arrays(none, pa.array([], pa.uint16()), type=SCHEMA.field("spans").type),
+            "phrase_boxes": pa.ListArray.from_arrays(
+                none, pa.array([], pa.uint16()), type=SCHEMA.field("phrase_boxes").type
+            ),
+            "corners": pa.ListArray.from_arrays(none, pa.array([], pa.float64()), type=SCHEMA.field("corners").type),
         }
         yield pa.table([pa.array(columns[f.name]).cast(f.type) for f in SCHEMA], schema=SCHEMA)
 
@@ -89,7 +99,7 @@ def test_an_index_of_five_million_samples_costs_less_than_50_mb(large: Path) -> 
 
 def test_the_last_of_five_million_samples_is_found(large: Path) -> None:
     entry = ShardIndex.open(large).entry(4_999_999)
-    assert (entry.key, entry.shard, entry.tokens) == ("large-000004999999", 1666, (250,) * 5)
+    assert (entry.key, entry.shard, entry.tokens) == ("large-000004999999", 1666, (16,) * 5)
 
 
 def test_all_rows_of_five_million_samples_are_checked(large: Path) -> None:

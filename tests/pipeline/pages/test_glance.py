@@ -32,7 +32,7 @@ def test_a_dataset_that_cannot_be_opened_is_named_and_the_rest_is_shown(tmp_path
     state(train(tmp_path, "coarse/old-train"), format_version=99)
     found = world(tmp_path)
     assert [each.name for each in found.datasets] == ["coarse/drawn-train", "eval/drawn-val"]
-    assert attention(found)[0].startswith("coarse/old-train cannot be opened: expected format_version 1, found 99")
+    assert attention(found)[0].startswith("coarse/old-train cannot be opened: expected format_version 2, found 99")
 
 
 def test_refusals_near_their_ceiling_are_named_with_their_reasons(tmp_path: Path):

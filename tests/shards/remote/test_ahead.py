@@ -13,7 +13,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 import shards.mixture
 from bitgen.batch import Batch, load
 from bitgen.image import Transform
-from bitgen.tokens import shared_tokenizer
 from shards.index import ShardIndex
 from shards.remote.cache import Cache
 from shards.remote.store import Store
@@ -72,7 +71,7 @@ def wait_for_shard(index: ShardIndex, number: int) -> None:
 
 def batches(stream: Stream, workers: int, count: int = 12) -> list[Batch]:
     plans = islice(stream.micro_batches(0, batch=4), count)
-    return list(load(stream.draw, plans, Transform(8, 0.5), shared_tokenizer(), 2, 0, workers))
+    return list(load(stream.draw, plans, Transform(8, 0.5), 0, workers))
 
 
 def is_equal(one: Any, other: Any) -> bool:
