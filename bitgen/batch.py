@@ -15,9 +15,9 @@ from torch import Tensor
 
 from bitgen.image import MAX_PIXELS, DecodeError, Transform, move_boxes
 from bitgen.record import Sample
-from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Item, Recipe, Rows, Seen, choose_texts, fill
+from bitgen.row import ATTEMPTS, NUMBERS, BatchError, Item, Recipe, Rows, Seen, fill
 from bitgen.tokens import EOT, MAX_TOKENS, Tokenizer
-from bitgen.words import Numbers, Words, cut, join, replaced, words_of
+from bitgen.words import Numbers, Words, choose_texts, cut, join, replaced, words_of
 from bitgen.workers import Buffers, Forked, Memory, Threads, Workers
 
 __all__ = ["Batch", "BatchError", "Item", "bucket", "choose_texts", "load", "whole"]
@@ -101,7 +101,7 @@ def bucket(longest: int) -> int:
 
 
 def _pack(
-    parts: Sequence[Rows], words: Words, images: Mapping[str, Tensor], text_bucket: int, max_tokens: int = MAX_TOKENS
+    parts: Sequence[Rows], words: Words, images: Mapping[str, Tensor], text_bucket: int, max_tokens: int
 ) -> Batch:
     """Flat arrays for the whole batch at once: small tensors for every box would cost more than the pixels do."""
     keys = tuple(chain.from_iterable(part.keys for part in parts))

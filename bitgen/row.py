@@ -67,11 +67,6 @@ class Seen(Protocol):
         ...
 
 
-def choose_texts(texts: int, epoch: int, count: int) -> tuple[int, ...]:
-    """Which of an image's texts its source's epoch shows, all different: the first moves on by one an epoch."""
-    return tuple((epoch + j) % texts for j in range(min(count, texts)))
-
-
 NUMBERS = ("image_id", "position", "width", "height", "crop_x0", "crop_y0", "crop_x1", "crop_y1", "replaced")
 """Of each row: `bitgen.record.image_id`; its position; pixels of the stored image, and of what the model sees in it; samples
 that did not decode, in whose place it stands."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.record import RecordError, Text
-from bitgen.tokens import EOT, VOCABULARY, Tokenizer, token_span
+from bitgen.tokens import EOT, MAX_TOKENS, VOCABULARY, Tokenizer, token_span
 
 COUNT = np.dtype("<u2")
 """Of whatever is counted, of tokens, and of where phrases begin and end among them."""
@@ -33,7 +33,8 @@ class Words(NamedTuple):
     ids: bytes
     """[L] of `COUNT`."""
     spans: bytes = b""
-    """[P, 2] of `COUNT`: tokens [start, stop) of each phrase in its text; [0, 0) where its text ends before it."""
+    """[P, 2] of `COUNT`: tokens [start, stop) of each phrase in its text; [0, 0) where none of its tokens is left, or all of them
+    are white space."""
     boxes: bytes = b""
     """[P] of `COUNT`: boxes of each phrase."""
     corners: bytes = b""
@@ -65,6 +66,11 @@ class Numbers(NamedTuple):
             boxes,
             np.frombuffer(words.corners, CORNER).reshape(-1, 4),
         )
+
+
+def choose_texts(texts: int, epoch: int, count: int) -> tuple[int, ...]:
+    """Which of an image's texts its source's epoch shows, all different: the first moves on by one an epoch."""
+    return tuple([(epoch + j) % texts for j in range(min(count, texts))])
 
 
 def words_of(texts: Sequence[Text], tokenizer: Tokenizer) -> Words:
@@ -173,7 +179,13 @@ def fault(words: Words) -> tuple[int, str] | None:
     """The first image whose numbers cannot be, and what was expected of them; None where all can."""
     n = Numbers.of(words)
     image_of_text = np.repeat(np.arange(len(n.texts)), n.texts)
-    checks = [(n.ids >= VOCABULARY, np.repeat(image_of_text, n.tokens), f"tokens below {VOCABULARY}")]
+    ends = np.cumsum(n.tokens, dtype=np.int64)
+    is_text = (n.tokens > 2) & (n.tokens <= MAX_TOKENS)
+    if not is_text.all():
+        return int(image_of_text[int(is_text.argmin())]), f"3 to {MAX_TOKENS} tokens of every text"
+    is_text = (n.ids[ends - n.tokens] == EOT) & (n.ids[ends - 1] == EOT)
+    checks = [(~is_text, image_of_text, "an end-of-text before and after every text")]
+    checks += [(n.ids >= VOCABULARY, np.repeat(image_of_text, n.tokens), f"tokens below {VOCABULARY}")]
     if len(n.spans):
         image_of_phrase, (start, stop) = np.repeat(image_of_text, n.phrases), n.spans.T
         is_none = (start == 0) & (stop == 0)

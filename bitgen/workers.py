@@ -1,7 +1,7 @@
 """Who makes the rows of batches, and in which memory: threads of this process, or processes that are forked from it.
 
 A thread that decodes holds Python's lock for a tenth of its time, and waits for it as long again; a process has its own.
-It is forked, not started anew, so that it has what the caller has: an open stream, a tokenizer, torch.
+It is forked, not started anew, so that it has what the caller has: an open stream, torch.
 """
 
 import contextlib

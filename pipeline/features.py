@@ -38,7 +38,7 @@ from bitgen.training.features import BATCH, FeatureRecipe, members
 from pipeline.building.chunks import read_table, write_table
 from pipeline.downloading.room import FREE_BYTES, rooms
 from pipeline.files import read_json, sweep, write_json
-from shards.format import Entry, ShardError, ShardWriter, shard_name
+from shards.format import FORMAT_VERSION, Entry, ShardError, ShardWriter, shard_name
 from shards.header import BLOCK, RECORD
 from shards.index import DATASET, ShardIndex, write_index_tables
 from shards.indexing import table_of
@@ -67,7 +67,7 @@ class FeatureSet:
     def inputs(self, number: int) -> str:
         """Digest of all that shard `number` is made of."""
         shard = self.images.dataset["shards"][number]
-        said = f"{self.recipe.sha256} {shard['sha256']} {shard['samples']}"
+        said = f"{FORMAT_VERSION} {self.recipe.sha256} {shard['sha256']} {shard['samples']}"
         return hashlib.sha256(said.encode()).hexdigest()
 
     def is_made(self, number: int) -> bool:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bitgen.progress import progress
-from bitgen.tokens import EOT, VOCABULARY, shared_tokenizer
+from bitgen.tokens import EOT, VOCABULARY
 from bitgen.training import distributed
 from bitgen.training.config import ConfigError, TrainConfig
 from shards.format import NoDatasetError
@@ -20,8 +21,6 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("coarse", "fine")
 """Of training datasets, below the root."""
-_EVERY = 1000
-"""Samples between two updates of the counter."""
 
 
 def trimmed(
@@ -61,15 +60,13 @@ def corpora(root: Root, mixture: Sequence[str]) -> dict[str, ShardIndex]:
 
 
 def used_tokens(indexes: Mapping[str, ShardIndex], rank: int = 0, world: int = 1) -> Tensor:
-    """[VOCABULARY] bool, true for the tokens of all texts of every `world`th sample from `rank` on, and for end-of-text."""
-    used, encode = {EOT}, shared_tokenizer().ids
-    with progress("vocabulary", sum(map(len, indexes.values())), "samples") as counter:
-        for index in indexes.values():
-            for row in range(rank, len(index), world):
-                for text in index.record(row).texts:
-                    used.update(encode(text.text))
-                if rank == 0 and row % _EVERY < world:
-                    counter.update(_EVERY)
+    """[VOCABULARY] bool, true for the tokens of all texts of this rank's part of the samples, and for end-of-text."""
     flags = torch.zeros(VOCABULARY, dtype=torch.bool)
-    flags[sorted(used)] = True
+    flags[EOT] = True
+    with progress("vocabulary", sum(map(len, indexes.values())) // world, "samples") as counter:
+        for index in indexes.values():
+            for samples, ids in index.token_ids(rank, world):
+                flags[torch.from_numpy(np.unique(ids).astype(np.int64))] = True
+                if rank == 0:
+                    counter.update(samples)
     return flags

@@ -154,6 +154,11 @@ class Columns:
         start, stop = block.far[name][row : row + 2].tolist()
         return self._bytes(start, stop - start)
 
+    def far_of_all(self, block: Block, name: str) -> NDArray[Any]:
+        """The numbers of all rows of a block in a column of `FAR`. Raises as `block` does."""
+        start, stop = block.far[name][[0, -1]].tolist()
+        return np.frombuffer(self._bytes(start, stop - start), _KINDS[name])
+
     def column(self, name: str) -> NDArray[Any]:
         """[rows] of a column of one number a row. Raises as `block` does."""
         counts = [min(BATCH_ROWS, self.rows - start) for start in range(0, self.rows, BATCH_ROWS)]

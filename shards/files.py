@@ -152,7 +152,8 @@ def read_dataset(files: Files) -> dict[str, Any]:
         raise ShardError(f"expected JSON, {error}: {path}") from error
     version = dataset.get("format_version") if isinstance(dataset, dict) else None
     if version != FORMAT_VERSION:
-        raise ShardError(f"expected format_version {FORMAT_VERSION}, found {version!r}: {path}")
+        hint = "; build it again" if version in range(FORMAT_VERSION) else ""
+        raise ShardError(f"expected format_version {FORMAT_VERSION}, found {version!r}: {path}{hint}")
     shards = dataset.get("shards")
     if not isinstance(dataset.get("name"), str) or not isinstance(dataset.get("samples"), int):
         raise ShardError(f"expected a name and a number of samples, found {dataset.get('name')!r}: {path}")

@@ -1,8 +1,8 @@
 """Where each sample lies: `index.arrow`, read in blocks of rows, and `dataset.json`, which is written last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.record import Sample
-from bitgen.words import CORNER, COUNT, Words, counts
+from bitgen.tokens import VOCABULARY
+from bitgen.words import CORNER, COUNT, Words, choose_texts, counts
 from shards.columns import BLOCK_ROWS, FAR, INDEX, SCHEMA, Block, Columns
 from shards.files import DATASET, Files, Folder, read_dataset
 from shards.format import (
@@ -27,7 +28,7 @@ from shards.indexing import write_index, write_index_tables
 __all__ = ["DATASET", "INDEX", "SCHEMA", "ShardIndex", "write_index", "write_index_tables"]
 
 _BLOCKS = 128
-"""Blocks held at once, 12 MB: the stream shows the samples of a group of shards, some 16,000 to 40,000, in a random order."""
+"""Blocks held at once, 14 MB: the stream shows the samples of a group of shards, some 16,000 to 40,000, in a random order."""
 _EXTENSIONS = ("jpg", "png", "webp", "npy")
 
 
@@ -103,6 +104,15 @@ class ShardIndex:
         """[samples]: bytes of each record. Read from the file each time."""
         return self._columns.column("json_size")
 
+    def token_ids(self, rank: int, world: int) -> Iterator[tuple[int, NDArray[np.uint16]]]:
+        """Of some samples at a time how many they are, and the tokens of all their texts; of all samples, parted among ranks."""
+        for number in range(rank, self._columns.blocks(), world):
+            block = self._read_block(number)
+            ids = self._columns.far_of_all(block, "token_ids")
+            if ids.max(initial=0) >= VOCABULARY:
+                raise ShardError(f"expected tokens below {VOCABULARY}, found {ids.max()}: {self._columns.path}")
+            yield len(block.table), ids
+
     def tokens(self, i: int) -> NDArray[np.uint16]:
         """Tokens of each text of sample `i`, both end-of-texts included, at most 256."""
         block, row = self._find(i)
@@ -113,21 +123,34 @@ class ShardIndex:
         block, row = self._find(i)
         return block.ragged["phrases"][row]
 
-    def words(self, i: int, texts: Sequence[int]) -> Words:
-        """These texts of sample `i`, in this order; `bitgen.words.fault` says whether their numbers can be."""
+    def words(self, i: int, epoch: int, count: int) -> Words:
+        """The texts of sample `i` that an epoch shows, `count` of them at most; `bitgen.words.fault` says whether their
+        numbers can be."""
         block, row = self._find(i)
         tokens, phrases = block.ragged["tokens"][row].tolist(), block.ragged["phrases"][row].tolist()
-        ids = _slices(self._columns.far(block, "token_ids", row), tokens, COUNT, texts)
-        head = Words(counts([len(texts)]), counts([tokens[t] for t in texts]), counts([phrases[t] for t in texts]), ids)
+        texts = choose_texts(len(tokens), epoch, count)
+        ids, ends = self._columns.far(block, "token_ids", row), [0, *accumulate(tokens)]
+        size = COUNT.itemsize
+        found = Words(
+            counts((len(texts),)),
+            counts([tokens[t] for t in texts]),
+            counts([phrases[t] for t in texts]),
+            b"".join([ids[size * ends[t] : size * ends[t + 1]] for t in texts]),
+        )
         if not any(phrases):
-            return head
+            return found
         spans, boxes, corners = (self._columns.far(block, name, row) for name in FAR[1:])
-        each = iter(np.frombuffer(boxes, COUNT).tolist())
-        boxes_of_text = [sum(islice(each, n)) for n in phrases]
-        return head._replace(
-            spans=_slices(spans, [2 * n for n in phrases], COUNT, texts),
-            boxes=_slices(boxes, phrases, COUNT, texts),
-            corners=_slices(corners, [4 * n for n in boxes_of_text], CORNER, texts),
+        ends = [0, *accumulate(phrases)]
+        box_ends = [0, *accumulate(np.frombuffer(boxes, COUNT).tolist())]
+        if box_ends[-1] * 4 * CORNER.itemsize != len(corners):
+            what = f"{box_ends[-1]} boxes of its phrases, found corners of {len(corners) // (4 * CORNER.itemsize)}"
+            raise ShardError(f"expected {what}: {self._name(block, row)}")
+        parts = [(ends[t], ends[t + 1]) for t in texts]
+        corner_size = 4 * CORNER.itemsize
+        return found._replace(
+            spans=b"".join([spans[2 * size * a : 2 * size * b] for a, b in parts]),
+            boxes=b"".join([boxes[size * a : size * b] for a, b in parts]),
+            corners=b"".join([corners[corner_size * box_ends[a] : corner_size * box_ends[b]] for a, b in parts]),
         )
 
     def entry(self, i: int) -> Entry:
@@ -204,12 +227,13 @@ class ShardIndex:
         self._refuse(block, numbers["boxes"] < 0, "a number of boxes", "boxes")
         phrases = block.ragged["phrases"]
         self._refuse(block, (texts < 1) | (texts != phrases.lengths()), "tokens and phrases of each text")
-        starts, counted = (
-            phrases.offsets[:-1],
-            {"token_ids": block.ragged["tokens"].values, "phrase_boxes": phrases.values},
-        )
-        sums = {name: np.add.reduceat(values, starts, dtype=np.int64) for name, values in counted.items()}
-        sums |= {"spans": 2 * sums["phrase_boxes"], "corners": 4 * numbers["boxes"].astype(np.int64)}
+        starts = phrases.offsets[:-1]  # of both: none is empty
+        sums = {
+            "token_ids": np.add.reduceat(block.ragged["tokens"].values, starts, dtype=np.int64),
+            "phrase_boxes": np.add.reduceat(phrases.values, starts, dtype=np.int64),
+            "corners": 4 * numbers["boxes"].astype(np.int64),
+        }
+        sums["spans"] = 2 * sums["phrase_boxes"]
         for name, wanted in sums.items():
             self._refuse(block, block.far_lengths(name) != wanted, f"{name} of all texts")
         return block
@@ -237,9 +261,3 @@ class ShardIndex:
         key = block.ragged["key"][row].tobytes()[:100].decode(errors="backslashreplace")
         shard = int(np.searchsorted(self._ends, block.first + row, side="right"))
         return f"{key}, {self._where[shard]}, by {INDEX}"
-
-
-def _slices(data: bytes, sizes: Sequence[int], kind: np.dtype[Any], chosen: Sequence[int]) -> bytes:
-    """Of parts that have so many numbers, one after another, the chosen ones."""
-    ends, size = [0, *accumulate(sizes)], kind.itemsize
-    return b"".join([data[size * ends[t] : size * ends[t + 1]] for t in chosen])

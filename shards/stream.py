@@ -1,13 +1,12 @@
 """Which sample, for which rank: draws from any position of the global order, at any world size."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitgen.batch import Item, bucket
-from bitgen.row import choose_texts
 from bitgen.tokens import MAX_TOKENS
-from bitgen.words import Words, fault, join
+from bitgen.words import Numbers, Words, choose_texts, fault, join
 from shards.format import ShardError
 from shards.index import INDEX, ShardIndex
 from shards.mixture import Mixture, Place
@@ -106,25 +105,23 @@ class Stream:
             if self.ahead is not None:
                 self.ahead.reach(start, max(0, start - _BEHIND * batch))
             places = [self.mixture.at(position) for position in range(start, start + batch)]
-            longest = max(self._longest_text(place) for place in places)
-            own = places[rank * share : (rank + 1) * share]
+            mine = slice(rank * share, (rank + 1) * share)
+            own = places[mine]
             words = self._checked(own, join(self._words(place) for place in own))
-            first = start + rank * share
-            yield Plan(tuple(range(first, first + share)), bucket(longest), words)
+            longest = [int(Numbers.of(words).tokens.max()), *map(self._longest_text, places[: mine.start])]
+            longest += map(self._longest_text, places[mine.stop :])
+            first = start + mine.start
+            yield Plan(tuple(range(first, first + share)), bucket(min(self.max_tokens, max(longest))), words)
             start += batch
+
+    def _words(self, place: Place) -> Words:
+        """Of the texts that the sample shows."""
+        return self.indexes[place.source].words(place.sample, place.epoch, self.texts_per_image)
 
     def _longest_text(self, place: Place) -> int:
         """Tokens of the longest text that the sample shows."""
         tokens = self.indexes[place.source].tokens(place.sample).tolist()
-        return min(self.max_tokens, max([tokens[t] for t in self._chosen(place, tokens)]))
-
-    def _words(self, place: Place) -> Words:
-        """Of the texts that the sample shows."""
-        index = self.indexes[place.source]
-        return index.words(place.sample, self._chosen(place, index.tokens(place.sample)))
-
-    def _chosen(self, place: Place, texts: Sized) -> tuple[int, ...]:
-        return choose_texts(len(texts), place.epoch, self.texts_per_image)
+        return max(tokens[t] for t in choose_texts(len(tokens), place.epoch, self.texts_per_image))
 
     def _checked(self, places: Sequence[Place], words: Words) -> Words:
         """`words` of samples. Raises `ShardError` where they cannot be."""

@@ -97,7 +97,7 @@ def _read_shard(index: ShardIndex, number: int, images: bool) -> Iterator[tuple[
 def _compare(expected: Entry, found: Entry, path: Path) -> None:
     if expected != found:
         differences = [
-            f"{name} {value!r}, found {other!r}"
+            f"{name} {str(value)[:80]}, found {str(other)[:80]}"
             for name, value, other in zip(Entry._fields, expected, found, strict=True)
             if value != other
         ]

@@ -88,6 +88,8 @@ def test_good_numbers_have_no_fault():
     ("part", "value", "expected"),
     [
         ("ids", counts([EOT, 50257, EOT]), "tokens below 50257"),
+        ("ids", counts([EOT, 9703, 9703]), "an end-of-text before and after every text"),
+        ("ids", counts([9703, 9703, EOT]), "an end-of-text before and after every text"),
         ("spans", counts([0, 1]), "phrases within their texts"),
         ("spans", counts([1, 1]), "phrases within their texts"),
         ("spans", counts([1, 3]), "phrases within their texts"),
@@ -99,6 +101,12 @@ def test_good_numbers_have_no_fault():
 def test_numbers_that_cannot_be_are_found(part, value, expected):
     dog = of(Text("dog", (Phrase(0, 3, (LEFT,)),)))
     assert fault(join([of(MAN, MAN), dog, dog._replace(**{part: value}), dog])) == (2, expected)
+
+
+@pytest.mark.parametrize("tokens", [0, 2, 257])
+def test_a_text_too_short_or_too_long_is_a_fault(tokens):
+    few = Words(counts([1]), counts([tokens]), counts([0]), counts([EOT] * tokens))
+    assert fault(join([of(MAN), few])) == (1, "3 to 256 tokens of every text")
 
 
 def test_a_phrase_without_a_box_is_a_fault():

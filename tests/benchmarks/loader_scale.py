@@ -59,7 +59,7 @@ def _tables(table: pa.Table, sizes: list[int], shards: int) -> Iterator[pa.Table
 
 def measure(root: Path, workers: int) -> dict[str, Any]:
     """Seconds to the first batch, without and with what the process took before; then CPU microseconds a sample, of
-    whole batches, by all processes and from their start, and of planning and drawing alone (order, index, record, bytes)
+    whole batches, by all processes and from their start, and of planning and drawing alone (order, index, words, bytes)
     from the middle of the epoch on."""
     before_s = age_s()
     start_s = time.perf_counter()

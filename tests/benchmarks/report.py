@@ -36,7 +36,7 @@ LOADER_AT_SCALE = {
     "samples_{}": "samples of the two indexes",
     "first_batch_{}_s": "seconds from opening them to the first batch, in a fresh process, imports apart",
     "first_batch_with_imports_{}_s": "likewise from the start of the process",
-    "us_per_sample_{}": "CPU microseconds to plan and draw a sample: order, index, record and bytes",
+    "us_per_sample_{}": "CPU microseconds to plan and draw a sample: order, index, words and bytes",
     "us_per_sample_whole_{}": "CPU microseconds a sample of whole batches, by all processes and from their start",
     "private_mb_{}": "MB of the process at the end, mapped files apart",
 }

@@ -103,6 +103,16 @@ def test_the_bytes_do_not_depend_on_the_workers(root: Path) -> None:
     assert len(contents(one.folder)) == 2 + 2 + 2 * 2  # shards, index and dataset.json, a table and a note each
 
 
+def test_features_beside_an_index_of_an_earlier_format_are_made_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "FORMAT_VERSION", 1)
+    folder = made(root).folder
+    monkeypatch.undo()
+    (folder / DATASET).write_text((folder / DATASET).read_text().replace('"format_version": 2', '"format_version": 1'))
+    assert len(ShardIndex.open(made(root).folder)) == 80
+
+
 class StoppedError(Exception):
     pass
 

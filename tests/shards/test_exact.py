@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bitgen.batch import bucket, choose_texts, load
 from bitgen.image import Transform
 from bitgen.tokens import shared_tokenizer
+from bitgen.words import join, words_of
 from shards.mixture import BLOCK
 from tests.mixed import DAMAGED, SIZES, by_the_rule, differences, failures, loaded, opened, write
 
@@ -142,6 +143,17 @@ def test_captions_rotate_by_the_epoch_of_their_source(whole):
     index = stream.indexes["coarse/cats"]
     samples = [index.read(i)[0] for i in range(21)]
     assert shown == {text.text: 12 // len(sample.texts) for sample in samples for text in sample.texts}
+
+
+@pytest.mark.parametrize("texts_per_image", [1, 2, 3, 5])
+def test_a_plan_has_the_words_that_the_records_of_its_samples_have(whole, texts_per_image):
+    stream = opened(whole, texts_per_image=texts_per_image)
+    plan = next(stream.micro_batches(40, batch=120, rank=1, world=2))
+    places = [stream.mixture.at(position) for position in plan.positions]
+    texts = [stream.indexes[place.source].record(place.sample).texts for place in places]
+    chosen = [choose_texts(len(some), p.epoch, texts_per_image) for some, p in zip(texts, places, strict=True)]
+    each = zip(texts, chosen, strict=True)
+    assert plan.words == join(words_of([some[t] for t in numbers], shared_tokenizer()) for some, numbers in each)
 
 
 def test_every_phrase_that_is_shown_is_kept_or_counted(whole):

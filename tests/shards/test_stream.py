@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bitgen.batch import Item, choose_texts, load
 from bitgen.image import Transform
-from bitgen.tokens import shared_tokenizer
+from bitgen.tokens import EOT, shared_tokenizer
 from bitgen.words import join, words_of
 from shards.format import FORMAT_VERSION, ShardError, ShardWriter
 from shards.index import ShardIndex, write_index
@@ -62,10 +62,24 @@ def test_a_plan_is_a_run_of_positions(stream):
 def test_a_plan_without_possible_words_is_refused(build):
     folder = build("pets", (3,))
     entries = [ShardIndex.open(folder).entry(i) for i in range(3)]
-    write_index(folder, [*entries[:2], entries[2]._replace(token_ids=(60_000,) * len(entries[2].token_ids))])
+    start, _, *rest = entries[2].token_ids
+    write_index(folder, [*entries[:2], entries[2]._replace(token_ids=(start, 60_000, *rest))])
     stream = Stream.open(folder.parent, {"pets": 1.0}, seed=0, texts_per_image=2)
     with pytest.raises(ShardError, match=r"expected tokens below 50257, found others: pets-2, .*pets/index\.arrow"):
         take(stream, 1, batch=3)
+
+
+@pytest.mark.parametrize(("values", "found"), [([0], "0 boxes"), ([3], "3 boxes")])
+def test_a_plan_whose_boxes_are_not_those_of_its_phrases_is_refused(build, values, found):
+    folder = build("pets", (1,))
+    entry = ShardIndex.open(folder).entry(0)
+    assert entry.phrase_boxes == (1,)
+    write_index(folder, [entry._replace(phrase_boxes=tuple(values))])
+    stream = Stream.open(folder.parent, {"pets": 1.0}, seed=0, texts_per_image=2)
+    with pytest.raises(
+        ShardError, match=rf"expected {found} of its phrases, found corners of 1: pets-0, .*index\.arrow"
+    ):
+        take(stream, 1, batch=1)
 
 
 def test_what_stands_in_for_another_has_its_words(stream):
@@ -79,8 +93,10 @@ def lengthen(folder, times):
     """The dataset, of whose texts the index says that they are so many times as long."""
     index = ShardIndex.open(folder)
     entries = [index.entry(i) for i in range(len(index))]
-    longer = [{"tokens": tuple(times * n for n in e.tokens), "token_ids": times * e.token_ids} for e in entries]
-    write_index(folder, [entry._replace(**each) for entry, each in zip(entries, longer, strict=True)])
+    longer = [tuple(times * n for n in entry.tokens) for entry in entries]
+    ids = [sum(((EOT, *[7] * (n - 2), EOT) for n in tokens), ()) for tokens in longer]
+    both = zip(entries, longer, ids, strict=True)
+    write_index(folder, [entry._replace(tokens=tokens, token_ids=each) for entry, tokens, each in both])
     return ShardIndex.open(folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from shards.format import NoDatasetError, ShardError
-from shards.index import ShardIndex
+from shards.index import ShardIndex, write_index
 from shards.remote.cache import Cache, RoomError
 from shards.remote.patience import Patience, StoreError
 from shards.root import Root, is_remote
@@ -238,6 +238,17 @@ def test_an_index_that_was_refused_is_fetched_again(server: Server, pets: Path, 
         opened(url)
     server.pages["/pets/index.arrow"] = page
     assert opened(url).read(0)[0].key == "pets-0"
+
+
+def test_an_index_that_points_at_the_record_of_another_sample_is_refused(
+    server: Server, pets: Path, opened: Any
+) -> None:
+    entries = [ShardIndex.open(pets).entry(i) for i in range(5)]
+    write_index(pets, [*entries[:2], entries[2]._replace(json_offset=entries[0].json_offset), *entries[3:]])
+    index = opened(serve_folder(server, pets.parent))
+    for read in (index.read, index.record):
+        with pytest.raises(ShardError, match=r"expected member pets-2\.json at byte [0-9]+, found b'pets-0\.json'"):
+            read(2)
 
 
 def test_members_that_are_too_large_for_memory_come_with_their_shard(
