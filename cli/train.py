@@ -18,6 +18,7 @@ from bitgen.tokens import VOCABULARY
 from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
+from bitgen.training.distributed import RankError
 from bitgen.training.folders import CONFIG, is_pair
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
@@ -56,7 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, hub.HubError) as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 2
-    except (ShardError, CheckpointError, VisionError, BatchError, WorkerError, TrainingError, OSError) as error:
+    except (
+        ShardError,
+        CheckpointError,
+        VisionError,
+        BatchError,
+        WorkerError,
+        TrainingError,
+        RankError,
+        OSError,
+    ) as error:
         print(f"bitgen-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

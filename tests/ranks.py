@@ -1,6 +1,7 @@
 """What each of two or four processes does in `tests/training/test_distributed.py`, and what one process does in their
 place."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,13 @@ from torch import Tensor, distributed
 
 from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
-from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.config import DataConfig, TrainConfig
 from bitgen.training.distributed import agree, any_of, gather, rank, weighted_mean, world
 from bitgen.training.guard import Guard
 from bitgen.training.loop import train
 from bitgen.training.metrics import Meter, TrainingError
 from tests import fakes
+from tests.ends import ends
 
 STEPS = 3
 """Steps of the bare objective; the loop runs 8."""
@@ -113,11 +114,10 @@ def impatient(run: Path) -> int:
     return result.state.step
 
 
-def ends_alike(run: Path) -> dict[str, bool]:
-    """What ends a run on this rank where only another has the reason: a figure, one to be left out, a store that fails."""
+def ends_alike() -> dict[str, bool]:
+    """What ends a run on this rank, or leaves a step out, where only another has the figure for it."""
     figures = {"loss": torch.tensor(torch.nan if rank() == 1 else 1.0)}
-    objective = fakes.objective(config := fakes.config("fine", run={"checkpoint_every": 1}))
-    guard, meter = Guard(objective, 1), Meter({})
+    guard, meter = Guard(fakes.objective(fakes.config("fine")), 1), Meter({})
     guard.begin()
     found = {"left_out": guard.refuses(figures)}
     meter.add(1, figures, ("a",))
@@ -125,13 +125,6 @@ def ends_alike(run: Path) -> dict[str, bool]:
         meter.check()
     except TrainingError:
         found["not_finite"] = True
-    run.mkdir(parents=True, exist_ok=True)
-    if rank() == 0:
-        (run / "checkpoints").write_text("no folder")
-    try:
-        train(objective, fakes.state(config, objective), stream(), run)
-    except CheckpointError:
-        found["unwritten"] = True
     return found
 
 
@@ -151,7 +144,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["mean"] = weighted_mean(torch.tensor([1.0, 2.0]) + 10 * rank(), torch.tensor([1.0, 3.0 * rank()]))
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
     found["any"] = any_of(torch.tensor([rank() == 0, rank() == 1, False]))
-    found |= {f"ended.{name}": torch.tensor(value) for name, value in ends_alike(folder / "ended").items()}
+    found |= {f"ended.{name}": torch.tensor(value) for name, value in ends_alike().items()}
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return found
 
@@ -165,6 +158,8 @@ def work(number: int, folder: str) -> None:
             meeting = f"file://{folder}/meet{ranks}"
             distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=ranks)
             found = compared() if ranks == 4 else everything(Path(folder) / "two")
+            if ranks == 2:
+                (Path(folder) / f"ends{number}.json").write_text(json.dumps(ends(Path(folder) / "ends")))
             tensors = {name: value.contiguous().clone() for name, value in found.items()}
             save_file(tensors, Path(folder) / f"rank{number}of{ranks}.safetensors")
             distributed.destroy_process_group()

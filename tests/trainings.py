@@ -57,13 +57,13 @@ def weights_at(run: Path, step: int) -> dict[str, Tensor]:
     return load_file(run / "checkpoints" / f"step-{step:08d}" / MODEL)
 
 
-def figures(*values: float) -> Callable[[], tuple[float, dict[str, float]]]:
+def figures(*values: float, name: str = "r1") -> Callable[[], tuple[float, dict[str, float]]]:
     """A validation that gives these figures, one after the other."""
     coming = iter(values)
 
     def validate() -> tuple[float, dict[str, float]]:
         figure = next(coming)
-        return figure, {"r1": figure}
+        return figure, {name: figure}
 
     return validate
 

@@ -1,10 +1,16 @@
 """What crosses ranks: gathering with gradients, global means. With one process every function is the identity."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+
+class RankError(Exception):
+    """This rank ends because another one has failed."""
 
 
 def is_distributed() -> bool:
@@ -28,7 +34,8 @@ def world() -> int:
 def join(device: torch.device) -> None:
     """Join the process group when torchrun started this process (NCCL on an accelerator, Gloo on a CPU)."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_distributed():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Gloo beside NCCL: `together` is asked in every micro-step, and must not wait for the accelerator.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def leave() -> None:
@@ -108,3 +115,18 @@ def any_of(flags: Tensor) -> Tensor:
 def agree(flag: bool, device: torch.device) -> bool:
     """True on every rank where it is true on any: all ranks stop together."""
     return flag if world() == 1 else bool(any_of(torch.tensor(flag, device=device)).item())
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what a rank does alone, without waiting for others: where it raises on one, the others raise `RankError`.
+
+    So none goes on to wait for a rank that has ended. Ctrl-C is left out: it is for this process, and at once.
+    """
+    try:
+        yield
+    except Exception:  # whatever it is: it goes on, when the others know
+        any_of(torch.tensor(True))
+        raise
+    if any_of(torch.tensor(False)).item():
+        raise RankError("expected all ranks to go on, found that another one could not and says why")

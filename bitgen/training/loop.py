@@ -19,9 +19,9 @@ from bitgen.batch import Batch
 from bitgen.model.bitlinear import ternarised_once
 from bitgen.objectives.total import Objective, draw
 from bitgen.progress import progress
-from bitgen.training.checkpoint import CheckpointError, State, load_trainer, prune, save
+from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
-from bitgen.training.distributed import agree, from_first, is_distributed, rank
+from bitgen.training.distributed import agree, from_first, is_distributed, rank, together
 from bitgen.training.guard import Guard
 from bitgen.training.metrics import Meter, MetricsLog, TrainingError
 from bitgen.training.optimizer import build_optimizer, set_trainable
@@ -64,7 +64,11 @@ def train(
 
     Raises:
         TrainingError: a loss is not finite, or `batches` ended early.
-        CheckpointError: a checkpoint could not be written. In either case all ranks raise, and those written before are whole.
+        CheckpointError: a checkpoint could not be written.
+        OSError: metrics.jsonl could not be written; where possible there is a checkpoint of its last step.
+        RankError: another rank raised one of these, or what `batches` or `validate` raise.
+
+    In every case all ranks raise, and the checkpoints written before are whole.
     """
     config = state.config
     device = next(objective.parameters()).device
@@ -78,13 +82,17 @@ def train(
     objective.train()
     stream = meter.watched(iter(batches))
     leads = rank() == 0
-    if resume_from is not None and leads:  # a kill may have come between the last checkpoint and what is noted of it
-        prune(run, config.run.keep, state.best_step)
+    with together():
+        if (
+            resume_from is not None and leads
+        ):  # a kill may have come between the last checkpoint and what is noted of it
+            prune(run, config.run.keep, state.best_step)
+        metrics = MetricsLog(run, config, state.step) if leads else _Silence()
     every = round(config.run.validate_every * schedule.steps_per_epoch)
     reason, checkpoint = "done", resume_from or run
     exhausted = _is_exhausted(state)
     with (
-        MetricsLog(run, config, state.step) if leads else _Silence() as metrics,
+        metrics,
         progress(config.phase, schedule.steps, "steps", state.step) if leads else _Silence() as bar,
     ):
         while state.step < schedule.steps and not exhausted:
@@ -112,12 +120,12 @@ def train(
             if validate is not None and every and (state.step % every == 0 or last):
                 with meter.paused():
                     state = _validate(validate, state, objective, metrics)
-            stops = agree(should_stop(), device)
+            stops = agree(should_stop() or metrics.failed is not None, device)
             exhausted = _is_exhausted(state)
             is_due = state.step % config.run.checkpoint_every == 0 or state.best_step == state.step
             if is_due or last or stops or exhausted:
                 with meter.paused():
-                    checkpoint = _save(run, objective, optimizer, state, meter, leads)
+                    checkpoint = _save(run, objective, optimizer, state, meter, metrics)
             if stops and not last:
                 reason = "stopped"
                 break
@@ -148,9 +156,10 @@ def _step(
     keys: tuple[str, ...] = ()
     patches = (config.data.image_px // objective.model.vision.patch_px) ** 2
     for micro in range(accumulation):
-        batch = next(stream, None)
-        if batch is None:
-            raise TrainingError(f"expected batches without end, found none at step {step}, micro-step {micro}")
+        with together():
+            batch = next(stream, None)
+            if batch is None:
+                raise TrainingError(f"expected batches without end, found none at step {step}, micro-step {micro}")
         keys += batch.keys
         draws = draw(config.run.seed, step * accumulation + micro, len(batch.keys), patches, device)
         with _reducing(module, micro == accumulation - 1):
@@ -228,7 +237,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, 
 def _validate(validate: Validate, state: State, objective: Objective, metrics: "MetricsLog | _Silence") -> State:
     objective.eval()
     # One rank measures and all take its word: figures that differ in the last digit would part the ranks' ways.
-    figure, values = validate() if rank() == 0 else (0.0, {})
+    with together():
+        figure, values = validate() if rank() == 0 else (0.0, {})
     figure = from_first(figure, next(objective.parameters()).device)
     objective.train()
     metrics.write(state.step, **{f"validation_{name}": value for name, value in values.items()})
@@ -243,25 +253,31 @@ def _is_exhausted(state: State) -> bool:
 
 
 def _save(
-    run: Path, objective: Objective, optimizer: torch.optim.Optimizer, state: State, meter: Meter, leads: bool
+    run: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    meter: Meter,
+    metrics: "MetricsLog | _Silence",
 ) -> Path:
     meter.check()
     figures = meter.stored()
     folder = run / "checkpoints" / f"step-{state.step:08d}"
-    failed: CheckpointError | None = None
-    if leads:
-        try:
-            folder = save(run, objective, optimizer, state, figures)
+    with together():
+        if rank() == 0:
+            save(run, objective, optimizer, state, figures)
             prune(run, state.config.run.keep, state.best_step)
-        except CheckpointError as error:
-            failed = error
-    if agree(failed is not None, next(objective.parameters()).device):
-        raise failed or CheckpointError(f"expected a checkpoint of rank 0, found that it could write none: {folder}")
+        metrics.check()
     return folder
 
 
 class _Silence:
     """What ranks other than 0 write their figures and their progress to."""
+
+    failed = None
+
+    def check(self) -> None:
+        pass
 
     def write(self, step: int, **values: object) -> None:
         pass

@@ -110,24 +110,33 @@ class Meter:
 
 
 class MetricsLog:
-    """Appends to `run/metrics.jsonl`; a resumed run first drops the lines after the step that it goes on from."""
+    """Appends to `run/metrics.jsonl`; a resumed run first drops the lines after the step that it goes on from.
+
+    One rank has it. What cannot be written is kept in `failed` until `check`, which is called where the others hear of it.
+    """
 
     def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
         path = run / "metrics.jsonl"
         write_file(path, "".join(line + "\n" for line in _lines_until(path, step)))
         self._file = path.open("a", encoding="utf-8")
+        self.failed: OSError | None = None
         self._wandb = _start_wandb(run, config) if config.run.wandb else None
 
     def write(self, step: int, **values: Any) -> None:
-        """One line: the step and whatever goes with it. Raises `OSError` that names the file."""
+        """One line: the step and whatever goes with it."""
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
             error.filename = self._file.name
-            raise
+            self.failed = self.failed or error
         if self._wandb is not None:
             self._wandb.log({name: value for name, value in values.items() if name != "event"}, step=step)
+
+    def check(self) -> None:
+        """Raises the first `OSError` of `write`, which names the file."""
+        if self.failed is not None:
+            raise self.failed
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -137,9 +146,8 @@ class MetricsLog:
     ) -> None:
         try:
             self._file.close()
-        except OSError:  # a full disk again, for what `write` could not
-            if error is None:
-                raise
+        except OSError as lost:  # raised, it would end one rank alone; most often a full disk again, which `check` told
+            log.warning("figures were lost: %s: %s", lost, self._file.name)
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(error is not None))
 

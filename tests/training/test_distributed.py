@@ -122,9 +122,25 @@ def test_all_ranks_take_the_first_ones_word_for_a_validation(results: Results) -
     assert [r["impatient"].item() for r in results[:2]] == [3, 3]
 
 
-@pytest.mark.parametrize("reason", ["not_finite", "left_out", "unwritten"])
-def test_all_ranks_end_for_the_reason_of_one(results: Results, reason: str) -> None:
+@pytest.mark.parametrize("reason", ["not_finite", "left_out"])
+def test_all_ranks_end_for_the_figure_of_one(results: Results, reason: str) -> None:
     assert [bool(r[f"ended.{reason}"]) for r in results[:2]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("a checkpoint, 0", "CheckpointError"),
+        ("the first figures, 0", "IsADirectoryError"),
+        ("figures, 0", "OSError"),
+        ("validation, 0", "LostError"),
+        ("a batch, 1", "LostError"),
+        ("the end of the batches, 1", "TrainingError"),
+    ],
+)
+def test_all_ranks_end_where_one_fails_alone(folder: Path, what: str, error: str) -> None:
+    found = [json.loads((folder / f"ends{r}.json").read_text())[what] for r in range(2)]
+    assert found == ([error, "RankError"] if what.endswith("0") else ["RankError", error])
 
 
 def test_all_ranks_stop_when_one_does(results: Results) -> None:

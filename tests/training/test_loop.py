@@ -18,6 +18,8 @@ from bitgen.training.checkpoint import TRAINER
 from bitgen.training.config import TrainConfig
 from bitgen.training.loop import TrainingError, autocast
 from tests import fakes
+from tests.disk import files_of_at_most
+from tests.ends import LONG, SIZE_BYTES
 from tests.trainings import PATIENT, after, figures, lines, resume, start, tensors, weights_at
 
 
@@ -169,6 +171,20 @@ def test_a_store_that_fails_stops_the_run_with_its_last_checkpoint_whole(
         start(tmp_path / "run", config)
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")] == ["step-00000001", "step-00000002"]
     resume(tmp_path / "run", config)
+    expected = tensors(tmp_path / "whole")
+    assert [name for name, tensor in tensors(tmp_path / "run").items() if not tensor.equal(expected[name])] == []
+
+
+def test_a_disk_too_full_for_figures_stops_the_run_with_a_checkpoint_of_its_last_step(tmp_path: Path) -> None:
+    config = fakes.config("coarse", run={"validate_every": 0.25})
+    start(tmp_path / "whole", config, validate=figures(*[0.0] * 8))
+    named = pytest.raises(OSError, match=r"File too large: .*/run/metrics\.jsonl")
+    validations = iter([(0.5, {}), (0.4, {LONG: 0.4}), (0.3, {})])  # the second is no better: no checkpoint is due
+    with files_of_at_most(SIZE_BYTES), named:
+        start(tmp_path / "run", config, validate=lambda: next(validations))
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")]
+    assert names == ["step-00000001", "step-00000002"]
+    resume(tmp_path / "run", config, validate=figures(*[0.0] * 6))
     expected = tensors(tmp_path / "whole")
     assert [name for name, tensor in tensors(tmp_path / "run").items() if not tensor.equal(expected[name])] == []
 

@@ -89,11 +89,14 @@ def test_nothing_but_the_figures_is_left_in_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_named_when_it_is_asked_for(tmp_path: Path) -> None:
     named = pytest.raises(OSError, match=f"File too large: '{tmp_path}/metrics.jsonl'")
-    with files_of_at_most(100), named, MetricsLog(tmp_path, fakes.config(), 0) as log:
+    with files_of_at_most(100), MetricsLog(tmp_path, fakes.config(), 0) as log:
         log.write(1, loss=0.5)
+        log.check()
         log.write(2, event="x" * 200)
+        with named:
+            log.check()
 
 
 def test_figures_that_were_stored_under_other_names_are_left_out() -> None:
