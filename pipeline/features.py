@@ -87,8 +87,9 @@ class FeatureSet:
         return read_json(self.folder / DATASET) or {}
 
     def check(self, index: ShardIndex) -> None:
-        """Raises `ShardError` where what was opened is not of these images by this recipe."""
-        if index.dataset.get("features", {}).get("inputs") != self._all_inputs():
+        """Raises `ShardError` where what was opened is not of these images by this recipe, or was replaced since."""
+        found = [said.get("features", {}).get("inputs") for said in (index.dataset, self.dataset)]
+        if found != 2 * [self._all_inputs()]:
             raise ShardError(
                 f"expected features of {self.images.files.place} as it is now, found others: {self.folder}"
             )

@@ -18,15 +18,19 @@ from shards.format import FORMAT_VERSION, ShardWriter, shard_name
 from shards.index import write_index
 
 
-def write_images(root: Path, name: str, shards: Sequence[int], damaged: Collection[int] = ()) -> Path:
-    """A dataset below `root`/shards, shards of so many images of noise; those of `damaged` numbers do not decode."""
+def write_images(root: Path, name: str, shards: Sequence[int], damaged: Collection[int] = (), first: int = 0) -> Path:
+    """A dataset below `root`/shards, shards of so many images of noise; those of `damaged` numbers do not decode.
+
+    Args:
+        first: number of the first image's noise; the records are the same but for the images' digests.
+    """
     folder = root / "shards" / name
     folder.mkdir(parents=True)
     entries, listed = [], []
     for number, size in enumerate(shards):
         with ShardWriter(folder / shard_name(number)) as shard:
             for i in range(len(entries), len(entries) + size):
-                image = noise(i)[: 400 if i in damaged else None]
+                image = noise(first + i)[: 400 if i in damaged else None]
                 texts = (Text(f"noise {i}", (Phrase(0, 5, (Box(0.1, 0.2, 0.6, 0.9),)),)), Text("noise " * (1 + i % 7)))
                 digest = hashlib.sha256(image).hexdigest()
                 sample = Sample(f"noise-{i}", "noise", "train", (f"coco:{i}",), 40, 30, "CC0", "", digest, texts)

@@ -168,6 +168,36 @@ def test_features_of_images_that_changed_are_made_again_and_others_kept(root: Pa
     assert before["000001.tar"] != again["000001.tar"]
 
 
+def _replaced(root: Path) -> FeatureSet:
+    """Features of other images with the same keys, in place of those that were there."""
+    shutil.rmtree(root / "shards")
+    write_images(root, NAME, (40, 40), {3}, first=500)
+    return made(root)
+
+
+def test_features_that_are_replaced_while_a_run_reads_them_are_refused(root: Path) -> None:
+    found = made(root)
+    index, whole = ShardIndex.open(found.folder), ShardIndex.open(found.folder)
+    before = [whole.image(i) for i in (0, 40)]
+    first = index.image(0)
+    again = _replaced(root)
+    assert again.shard_bytes().tolist() == found.shard_bytes().tolist()
+    assert ShardIndex.open(again.folder).image(0) != first
+    assert index.image(0) == first  # of the file that it has open
+    with pytest.raises(ShardError, match=r"expected sha256 \w+, found \w+: .*/000001\.tar"):
+        index.image(40)
+    assert [whole.image(i) for i in (0, 40)] == before
+
+
+def test_features_that_were_replaced_while_they_were_opened_are_refused(root: Path) -> None:
+    found = made(root)
+    index = ShardIndex.open(found.folder)
+    found.check(index)
+    _replaced(root)
+    with pytest.raises(ShardError, match=r"expected features of .*noise as it is now, found others"):
+        found.check(index)
+
+
 def test_a_dataset_that_lost_shards_leaves_none_of_the_old_ones(root: Path) -> None:
     made(root)
     shutil.rmtree(root / "shards")

@@ -508,3 +508,20 @@ def read_all(folder, data):
     for i in range(len(index)):
         index.read(i)
     index.check()
+
+
+def test_a_shard_that_was_written_again_alike_is_read(build):
+    index = ShardIndex.open(build("pets", (3, 2)))
+    path = index.folder / "000001.tar"
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(0, 0))
+    assert index.read(4)[0].key == "pets-4"
+
+
+def test_a_shard_that_was_replaced_since_it_was_listed_is_refused(build):
+    index = ShardIndex.open(build("pets", (3, 2)))
+    path = index.folder / "000001.tar"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ShardError, match=r"expected sha256 \w+, found \w+: .*/000001\.tar"):
+        index.read(4)
