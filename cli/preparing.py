@@ -75,7 +75,8 @@ def check_side(config: TrainConfig, model: BitGen) -> None:
 def check_datasets(stream: Stream, config: TrainConfig) -> str:
     """The hold-out hash that all training shards share; of mixed ones, where they are allowed, a hash that no dataset has.
 
-    Raises `ConfigError` for evaluation data and for mixed hashes that are not allowed.
+    Raises `ConfigError` for evaluation data, for mixed hashes that are not allowed, and for a fine phase without a phrase to
+    ground.
     """
     for name, index in stream.indexes.items():
         absent = [field for field in ("role", "holdout_sha256") if field not in index.dataset]
@@ -85,6 +86,8 @@ def check_datasets(stream: Stream, config: TrainConfig) -> str:
             )
         if index.dataset["role"] == "eval":
             raise ConfigError(f"expected training data in data.mixture, found evaluation data: {name}")
+    if config.phase == "fine" and all(index.dataset.get("phrases") == 0 for index in stream.indexes.values()):
+        raise ConfigError(f"expected phrases with boxes for the fine phase, found none in {', '.join(stream.indexes)}")
     hashes = {name: str(index.dataset["holdout_sha256"]) for name, index in stream.indexes.items()}
     if len(set(hashes.values())) > 1 and not config.data.allow_other_holdout:
         found = ", ".join(f"{name} {value[:12]}" for name, value in hashes.items())

@@ -26,7 +26,7 @@ from bitgen.workers import WorkerError
 from cli.batches import batches
 from cli.curriculum import parse
 from cli.preparing import check_datasets, check_ranks, check_side, check_together, open_stream, prepare
-from pipeline.cached import open_cached
+from pipeline.cached import check_rooms, open_cached
 from pipeline.publish import published
 from pipeline.results import ResultsError
 from pipeline.roots import open_root
@@ -179,8 +179,12 @@ def train_run(
     else:
         kept = None
     objective, state, resume_from = prepare(config, stream.mixture, holdout, folder if is_begun else None, kept)
-    check_side(config, objective.model)
-    cached = open_cached(config, objective.to(device).model.vision, state, stream, root, device)
+    for each in (config, *to_come):
+        check_side(each, objective.model)
+    tower = objective.to(device).model.vision
+    if to_come and not is_begun:
+        check_rooms((config, *to_come), tower, device)
+    cached = open_cached(config, tower, state, stream, root, device)
     validate = validator(config, objective.model, holdout, root)
     if validate is None and distributed.rank() == 0:
         log.info("no validation: the last checkpoint is the result")

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from bitgen.training.config import DataConfig, TrainConfig
 from bitgen.training.features import FeatureRecipe, constant_steps
 from bitgen.training.loop import precision
 from bitgen.training.schedule import Schedule
-from pipeline.features import feature_sets, make_features
+from pipeline.features import check_room, feature_sets, make_features
+from pipeline.roots import open_root
 from shards.format import ShardError
 from shards.root import Root
 from shards.stream import Stream
@@ -64,14 +66,7 @@ def open_cached(
     sets = feature_sets(stream.indexes, features_place(config.data, root), recipe)
     make_features(sets, tower, config.data.workers or distributed.cores(), speaks=leads)
     place = features_place(config.data, root) / recipe.sha256[:16]
-    cached = Stream.open(
-        Root(place, verify=config.data.verify_shards),
-        config.data.mixture,
-        seed=config.run.seed,
-        texts_per_image=config.data.texts_per_image,
-        max_tokens=config.data.max_tokens,
-        size_power=config.data.size_power,
-    )
+    cached = _open(Root(place, verify=config.data.verify_shards), config)
     for name, each in sets.items():
         each.check(cached.indexes[name])
     if cached.mixture.fingerprint != stream.mixture.fingerprint:
@@ -81,3 +76,32 @@ def open_cached(
         until = "" if config.model.vision.mode == "frozen" else f" until step {steps}"
         log.info("reading features in place of images%s", until)
     return Cached(cached, recipe.form, state.position + (steps - state.step) * draws)
+
+
+def check_rooms(stages: Sequence[TrainConfig], tower: VisionTower, device: torch.device) -> None:
+    """Raises `FullDiskError` where runs that start from one tower need features that the disk has no room for all together."""
+    needs: dict[Path, int] = {}
+    for config in stages:
+        kind = config.data.features
+        if kind == "none":
+            continue
+        root = open_root(config.data)
+        stream = _open(root, config)
+        schedule = Schedule.of(config, config.data.samples_per_epoch or stream.mixture.size)
+        if constant_steps(config, schedule):
+            recipe = FeatureRecipe.of(tower, config.data.image_px, kind, precision(config.run.precision, device))
+            for each in feature_sets(stream.indexes, features_place(config.data, root), recipe).values():
+                needs[each.folder] = int(each.shard_bytes()[each.missing()].sum())
+        root.close()
+    check_room(needs.items())
+
+
+def _open(root: Root, config: TrainConfig) -> Stream:
+    return Stream.open(
+        root,
+        config.data.mixture,
+        seed=config.run.seed,
+        texts_per_image=config.data.texts_per_image,
+        max_tokens=config.data.max_tokens,
+        size_power=config.data.size_power,
+    )

@@ -75,6 +75,10 @@ class FeatureSet:
         note = read_json(self._part(number, ".json")) or {}
         return note.get("inputs") == self.inputs(number) and _has(self.folder / shard_name(number), note["bytes"])
 
+    def missing(self) -> list[int]:
+        """The shards that are still to be made."""
+        return [] if self.is_whole() else [n for n in range(len(self.images.shard_sizes)) if not self.is_made(n)]
+
     def is_whole(self) -> bool:
         """Whether the dataset is finished, and of these images by this recipe."""
         said = self.dataset
@@ -207,17 +211,13 @@ def make_features(sets: Mapping[str, FeatureSet], tower: VisionTower, workers: i
     Raises `FullDiskError`, before anything is written where the disk has too little room; `ShardError` and `OSError` where
     images cannot be read.
     """
-    missing = {
-        name: [n for n in range(len(each.images.shard_sizes)) if not each.is_made(n)]
-        for name, each in sets.items()
-        if not each.is_whole()
-    }
+    missing = {name: each.missing() for name, each in sets.items() if not each.is_whole()}
     sizes = {name: each.shard_bytes() for name, each in sets.items()}
     needed = {name: int(sizes[name][numbers].sum()) for name, numbers in missing.items()}
     if speaks:
         for name, each in sets.items():
             log.info("%s", _described(name, each, int(sizes[name].sum()), needed.get(name, 0)))
-    _check_room((sets[name].folder, size) for name, size in needed.items())
+    check_room((sets[name].folder, size) for name, size in needed.items())
     images = {name: sum(sets[name].images.shard_sizes[n] for n in numbers) for name, numbers in missing.items()}
     shown = progress("features", sum(images.values()), "images") if speaks else nullcontext()
     with ThreadPoolExecutor(workers, "bitgen-decode") as pool, shown as counter:
@@ -229,7 +229,8 @@ def make_features(sets: Mapping[str, FeatureSet], tower: VisionTower, workers: i
             raise
 
 
-def _check_room(needs: Iterable[tuple[Path, int]]) -> None:
+def check_room(needs: Iterable[tuple[Path, int]]) -> None:
+    """Raises `FullDiskError` where a disk has less room than the features, (folder, bytes), that go to it."""
     for room in rooms(needs):
         if room.needed and room.needed + FREE_BYTES > room.free:
             needed, free = (room.needed + FREE_BYTES) / 1e9, room.free / 1e9

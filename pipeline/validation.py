@@ -42,8 +42,8 @@ def validator(config: TrainConfig, model: BitGen, holdout_sha256: str, root: Roo
 def open_sets(config: TrainConfig, holdout_sha256: str, root: Root) -> dict[str, ShardIndex]:
     """The sets to validate on by name; none where the configuration asks for no validation.
 
-    Raises `ConfigError` where a set is not built, was not held out, or was built under other hold-out lists than the training
-    shards (`holdout_sha256`); what opening one raises comes through.
+    Raises `ConfigError` where a set is not built, was not held out, was built under other hold-out lists than the training
+    shards (`holdout_sha256`), or has no phrase for a fine phase; what opening one raises comes through.
     """
     if not config.run.validate_every:
         return {}
@@ -60,7 +60,8 @@ def open_sets(config: TrainConfig, holdout_sha256: str, root: Root) -> dict[str,
             raise ConfigError(f"expected evaluation data in data.validation, found training data: {name}")
         if index.dataset["holdout_sha256"] != holdout_sha256 and not config.data.allow_other_holdout:
             raise ConfigError(f"expected {name} built under the hold-out lists of the training shards, found others")
-
+        if config.phase == "fine" and index.dataset.get("phrases") == 0:
+            raise ConfigError(f"expected phrases with boxes to validate the fine phase on, found none in {name}")
     return indexes
 
 

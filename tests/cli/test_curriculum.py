@@ -13,12 +13,14 @@ import huggingface_hub.constants
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import Dinov2Config, Dinov2Model
 
 from bitgen.training import checkpoint
 from bitgen.training.config import ConfigError
 from cli.curriculum import parse
 from cli.evaluate import Arguments, results_path
 from cli.train import main
+from pipeline.downloading.room import FREE_BYTES
 from pipeline.pages.run import run_of
 from tests import fakes, hubs
 from tests.trainings import lines
@@ -39,10 +41,14 @@ pytestmark = pytest.mark.usefixtures("own_switches")
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with two training datasets, one of them under another hold-out list."""
+    """A data folder with three training datasets, one of them under another hold-out list, one that says that it has no phrase,
+    and an evaluation dataset that says so."""
     root = tmp_path_factory.mktemp("data")
     fakes.write_shards(root, "coarse/squares")
     fakes.write_shards(root, "coarse/others", holdout="1" * 64, first=100)
+    for name, role in (("coarse/plain", "train"), ("eval/plain", "eval")):
+        path = fakes.write_shards(root, name, role=role) / "dataset.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "phrases": 0}))
     return root
 
 
@@ -162,6 +168,11 @@ def test_a_dry_run_shows_both_phases(capsys: pytest.CaptureFixture[str], squares
         ("--fine.mixture coarse/nowhere", "found no dataset.json"),
         ("--fine.mixture coarse/others", "expected shards of both phases built under one hold-out list, found"),
         ("--fine.data.validation eval/nowhere --fine.run.validate-every 1", "to validate on, found none"),
+        ("--fine.mixture coarse/plain", "expected phrases with boxes for the fine phase, found none in coarse/plain"),
+        (
+            "--fine.data.validation eval/plain --fine.run.validate-every 1",
+            "expected phrases with boxes to validate the fine phase on, found none in eval/plain",
+        ),
     ],
 )
 def test_what_the_fine_phase_lacks_is_said_before_the_coarse_one_begins(
@@ -170,6 +181,33 @@ def test_what_the_fine_phase_lacks_is_said_before_the_coarse_one_begins(
     assert main(_both(squares, tmp_path, *more.split())) in (1, 2)
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_side_that_the_tower_cannot_see_in_the_fine_phase_is_refused_before_the_coarse_one_begins(
+    capsys: pytest.CaptureFixture[str], squares: Path, tmp_path: Path
+) -> None:
+    """Of a stock tower, whose patch its files alone tell."""
+    shape = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+    Dinov2Model(shape).save_pretrained(tmp_path / "tower")
+    stock = ["--model.vision.weights", "stock", "--model.vision.model", str(tmp_path / "tower")]
+    assert main(_both(squares, tmp_path / "runs", *stock, "--fine.data.image-px", "57")) == 2
+    expected = "expected data.image_px to be a multiple of the vision tower's patch, 14, found 57"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_room_for_the_features_of_both_phases_is_looked_for_before_the_coarse_one_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, squares: Path, tmp_path: Path
+) -> None:
+    """31 KB each: the coarse phase's alone would have found room."""
+    usage = shutil.disk_usage(squares)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=FREE_BYTES + 40_000))
+    frozen = "--model.vision.mode frozen --cache-features --fine.data.features fp16"
+    assert main(_both(squares, tmp_path, *frozen.split())) == 1
+    assert "GB free for features, found 0.27 GB" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert not (squares / "features").exists()
+    assert main(_both(squares, tmp_path, *frozen.split(), "--fine.data.features", "int8", "--optim.epochs", "1")) == 0
 
 
 def test_the_fine_run_starts_from_the_coarse_one(whole: Path) -> None:
