@@ -20,6 +20,7 @@ from bitgen.training.loop import train
 from bitgen.training.metrics import Meter, TrainingError
 from tests import fakes
 from tests.ends import ends
+from tests.trainings import after
 
 STEPS = 3
 """Steps of the bare objective; the loop runs 8."""
@@ -114,6 +115,15 @@ def impatient(run: Path) -> int:
     return result.state.step
 
 
+def asked(run: Path) -> str:
+    """Why and at which step a run ends that rank 1 alone is asked to stop."""
+    run.mkdir(parents=True, exist_ok=True)
+    objective = fakes.objective(config := phases()["fine"])
+    should_stop = after(3) if rank() == 1 else lambda: False
+    result = train(objective, fakes.state(config, objective), stream(), run, should_stop=should_stop)
+    return f"{result.reason} at {result.state.step}"
+
+
 def ends_alike() -> dict[str, bool]:
     """What ends a run on this rank, or leaves a step out, where only another has the figure for it."""
     figures = {"loss": torch.tensor(torch.nan if rank() == 1 else 1.0)}
@@ -159,7 +169,8 @@ def work(number: int, folder: str) -> None:
             distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=ranks)
             found = compared() if ranks == 4 else everything(Path(folder) / "two")
             if ranks == 2:
-                (Path(folder) / f"ends{number}.json").write_text(json.dumps(ends(Path(folder) / "ends")))
+                ended = {**ends(Path(folder) / "ends"), "asked": asked(Path(folder) / "asked")}
+                (Path(folder) / f"ends{number}.json").write_text(json.dumps(ended))
             tensors = {name: value.contiguous().clone() for name, value in found.items()}
             save_file(tensors, Path(folder) / f"rank{number}of{ranks}.safetensors")
             distributed.destroy_process_group()

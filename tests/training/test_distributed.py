@@ -1,6 +1,7 @@
 """Two and four ranks compute what one process computes on the joined batch."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgen.training.checkpoint import list_checkpoints
 from bitgen.training.distributed import agree, gather, mean_over_ranks, weighted_mean
 from tests import ranks
+from tests.trainings import resume
 
 Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
 
@@ -141,6 +144,19 @@ def test_all_ranks_end_for_the_figure_of_one(results: Results, reason: str) -> N
 def test_all_ranks_end_where_one_fails_alone(folder: Path, what: str, error: str) -> None:
     found = [json.loads((folder / f"ends{r}.json").read_text())[what] for r in range(2)]
     assert found == ([error, "RankError"] if what.endswith("0") else ["RankError", error])
+
+
+def test_all_ranks_stop_and_save_when_one_is_asked_to(folder: Path) -> None:
+    assert [json.loads((folder / f"ends{r}.json").read_text())["asked"] for r in range(2)] == ["stopped at 3"] * 2
+    assert [path.name for path in list_checkpoints(folder / "asked")] == ["step-00000003"]
+
+
+def test_a_run_that_two_ranks_began_goes_on_in_one_process(folder: Path, results: Results) -> None:
+    run = Path(shutil.copytree(folder / "asked", folder / "gone on"))
+    assert resume(run, ranks.phases()["fine"]).reason == "done"
+    found, whole = _losses(run), _losses(folder / "one" / "fine")
+    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in whole], rel=1e-2)
 
 
 def test_all_ranks_stop_when_one_does(results: Results) -> None:
