@@ -70,16 +70,25 @@ def test_a_folder_gives_the_model_that_was_saved(run: Path, place: str) -> None:
     assert not any(module.training for module in found.network.modules())
 
 
-def test_a_repository_of_the_hub_gives_a_model_by_either_name(run: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "hub/models--owner--name"
+@pytest.fixture(scope="module")
+def said(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """By a process of its own, with a repository in its cache of the hub: whether torch is imported before the class is asked
+    for, and after; then the side of the images of the repository's model, by either name."""
+    hub = tmp_path_factory.mktemp("hub")
+    cached = hub / "models--owner--name"
     shutil.copytree(run / "checkpoints/step-00000008", cached / "snapshots/abc")
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text("abc")
-    code = "from bitgen import BitGen\nfor name in ('hf://owner/name', 'owner/name'):\n    "
-    code += "print(BitGen.from_pretrained(name, device='cpu').side_px)"
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    code = "import sys, bitgen\nprint('torch' in sys.modules)\nbitgen.BitGen\nprint('torch' in sys.modules)\n"
+    code += "for name in ('hf://owner/name', 'owner/name'):\n    "
+    code += "print(bitgen.BitGen.from_pretrained(name, device='cpu').side_px)"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
     asked = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
-    assert asked.stdout == f"{fakes.SIDE}\n" * 2
+    return asked.stdout.splitlines()
+
+
+def test_a_repository_of_the_hub_gives_a_model_by_either_name(said: list[str]) -> None:
+    assert said[2:] == [str(fakes.SIDE)] * 2
 
 
 def test_a_folder_that_is_there_is_not_looked_for_on_the_hub(run: Path) -> None:
@@ -393,7 +402,5 @@ def test_several_images_of_a_name_are_remembered_alike_at_once_and_one_by_one() 
         assert found.familiarity == pytest.approx(expected.familiarity, abs=1e-3)
 
 
-def test_importing_the_class_is_what_imports_torch() -> None:
-    code = "import sys, bitgen; before = 'torch' in sys.modules; bitgen.BitGen; print(before, 'torch' in sys.modules)"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert asked.stdout == "False True\n"
+def test_importing_the_class_is_what_imports_torch(said: list[str]) -> None:
+    assert said[:2] == ["False", "True"]

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from cli.train import main
 from pipeline.downloading.room import FREE_BYTES
 from pipeline.pages.run import run_of
 from tests import fakes, hubs
+from tests.forks import forks, train
 from tests.trainings import lines
 
 TINY = """
@@ -290,20 +289,15 @@ def test_a_folder_of_all_runs_is_no_pair(whole: Path, tmp_path: Path) -> None:
         checkpoint.find(tmp_path)
 
 
-def _launch(*arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cli.train", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _wait_for(process: subprocess.Popen[str], run: Path) -> None:
-    """Until the run has a checkpoint."""
+def _kill_at_its_first_checkpoint(run: Path, arguments: list[str]) -> None:
+    process = forks().Process(target=train, args=(arguments,))
+    process.start()
     while not checkpoint.list_checkpoints(run):
-        try:
-            code = process.wait(timeout=0.005)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"ended with {code}: {process.communicate()[1]}")
+        process.join(0.005)
+        assert process.exitcode is None
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_pair_killed_in_its_first_run_and_again_in_its_second_goes_on_bit_for_bit(
@@ -311,11 +305,7 @@ def test_a_pair_killed_in_its_first_run_and_again_in_its_second_goes_on_bit_for_
 ) -> None:
     pair = tmp_path / "pair"
     for stage, arguments in (("coarse", _both(squares, tmp_path)), ("fine", ["--resume", str(pair)])):
-        process = _launch(*arguments)
-        _wait_for(process, pair / stage)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        _kill_at_its_first_checkpoint(pair / stage, arguments)
     assert main(["--resume", str(pair)]) == 0
     assert _parts(whole, pair) == []
 

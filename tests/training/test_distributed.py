@@ -12,6 +12,7 @@ from torch import Tensor
 from bitgen.training.checkpoint import list_checkpoints
 from bitgen.training.distributed import agree, gather, mean_over_ranks, weighted_mean
 from tests import ranks
+from tests.forks import forks
 from tests.trainings import resume
 
 Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
@@ -21,7 +22,9 @@ Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two and four ranks wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.work, (str(folder),), nprocs=4)  # pyright: ignore[reportPrivateImportUsage]
+    forks()
+    start = torch.multiprocessing.start_processes  # pyright: ignore[reportPrivateImportUsage]
+    start(ranks.work, (str(folder),), nprocs=4, start_method="forkserver")
     return folder
 
 
