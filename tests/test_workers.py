@@ -177,8 +177,20 @@ TWO = RUN.replace(
 ).replace("    print(", "    next(others)\n    print(")
 
 
-def test_workers_of_two_loaders_end_with_their_parent() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def parents() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Processes with workers, begun at once, for their imports take the most: one for each way to end, one with two loaders."""
+    scripts = {"SIGINT": RUN, "SIGKILL": RUN, "SIGTERM": RUN, "two": TWO}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    begun = {name: subprocess.Popen([sys.executable, "-c", s], text=True, **pipes) for name, s in scripts.items()}
+    yield begun
+    for parent in begun.values():
+        parent.kill()
+        parent.communicate(timeout=20)
+
+
+def test_workers_of_two_loaders_end_with_their_parent(parents: dict[str, subprocess.Popen[str]]) -> None:
+    parent = parents["two"]
     assert parent.stdout is not None
     assert [len(parent.stdout.readline().split()) for _ in range(3)][-1] == 5
     parent.kill()
@@ -186,8 +198,10 @@ def test_workers_of_two_loaders_end_with_their_parent() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent_however_that_ends(number: signal.Signals) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_workers_end_with_their_parent_however_that_ends(
+    parents: dict[str, subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    parent = parents[number.name]
     assert parent.stdout is not None
     assert len(parent.stdout.readline().split()) == 2
     parent.send_signal(number)
