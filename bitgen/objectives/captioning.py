@@ -16,6 +16,7 @@ COUNTED = frozenset({"cpu"})
 
 class _TiedCrossEntropy(torch.autograd.Function):
     """Sum over rows of weight x label-smoothed cross-entropy; the gradients are made chunk by chunk in the forward pass.
+    Beside it, without a gradient: the sums of the cross-entropy that is not smoothed, and of the rows whose likeliest is right.
 
     With p = softmax(h E') and the target q = (1 - s) onehot(y) + s / V: loss = -sum q log p, dloss/dlogits = p - q. Only p is
     ever a matrix of R x V; what q adds is a sum over E, or rows of it.
@@ -24,12 +25,12 @@ class _TiedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, embedding: Tensor, target: Tensor, weight: Tensor, smoothing: float
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide, vocabulary = embedding.float(), embedding.shape[0]
         hidden = states.float()
         shared = hidden * weight[:, None].float()
         own, mean = wide[target], wide.mean(dim=0)
-        log_partition = hidden.new_empty(hidden.shape[0])
+        log_partition, nats, is_right = hidden.new_empty(3, hidden.shape[0])
         d_states, d_embedding = torch.empty_like(hidden), torch.zeros_like(wide)
         step = max(1, CHUNK_BYTES // (4 * vocabulary))
         for start in range(0, hidden.shape[0], step):
@@ -37,6 +38,8 @@ class _TiedCrossEntropy(torch.autograd.Function):
             logits = (hidden[rows] @ wide.T).float()
             log_p = logits.log_softmax(dim=1)
             log_partition[rows] = logits[:, 0] - log_p[:, 0]
+            nats[rows] = -log_p.gather(1, target[rows, None])[:, 0]
+            is_right[rows] = (log_p.amax(dim=1) == -nats[rows]).float()
             p = log_p.exp_()
             d_states[rows] = p @ wide
             d_embedding.addmm_(p.T, shared[rows])
@@ -45,7 +48,10 @@ class _TiedCrossEntropy(torch.autograd.Function):
         d_embedding.sub_(shared.sum(dim=0), alpha=smoothing / vocabulary)
         losses = log_partition - ((1 - smoothing) * own + smoothing * mean).mul_(hidden).sum(dim=1)
         ctx.save_for_backward(d_states.to(states.dtype), d_embedding.to(embedding.dtype))
-        return (losses * weight).sum()
+        seen = (nats * weight).sum(), (is_right * weight).sum()
+        ctx.mark_non_differentiable(*seen)
+        ctx.set_materialize_grads(False)
+        return (losses * weight).sum(), *seen
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -53,7 +59,14 @@ class _TiedCrossEntropy(torch.autograd.Function):
         return d_states * gradients[0], d_embedding * gradients[0], None, None, None
 
 
-def next_token_loss(states: Tensor, embedding: Tensor, classes: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+def next_token_loss(
+    states: Tensor,
+    embedding: Tensor,
+    classes: Tensor,
+    mask: Tensor,
+    smoothing: float,
+    seen: dict[str, Tensor] | None = None,
+) -> Tensor:
     """Sum over predicted tokens of label-smoothed cross-entropy, a scalar; divide by `predicted(mask)` for the mean.
 
     Args:
@@ -62,14 +75,19 @@ def next_token_loss(states: Tensor, embedding: Tensor, classes: Tensor, mask: Te
         classes: [T, L] rows of `embedding`: ids, where every token has one.
         mask: [T, L] bool, true on tokens that are not padding and have a class. Only those are predicted.
         smoothing: share of the target that is spread over the vocabulary (Source: arXiv 1512.00567).
+        seen: gets two more sums without a gradient, `token_nats` of the cross-entropy without smoothing, and `token_acc` of
+            the tokens that the decoder finds likeliest.
     """
     rows = [states[:, :-1].flatten(0, 1), classes[:, 1:].flatten(), mask[:, 1:].flatten()]
     if states.device.type in COUNTED:
         rows = [part[rows[2]] for part in rows]
     states, target, weight = rows
-    return _TiedCrossEntropy.apply(  # pyright: ignore[reportReturnType] (apply is untyped)
+    loss, nats, is_right = _TiedCrossEntropy.apply(  # pyright: ignore[reportGeneralTypeIssues] (apply is untyped)
         states, embedding, target, weight, smoothing
     )
+    if seen is not None:
+        seen |= {"token_nats": nats, "token_acc": is_right}
+    return loss
 
 
 def predicted(mask: Tensor) -> Tensor:

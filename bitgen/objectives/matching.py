@@ -57,6 +57,7 @@ def image_text_matching(
     scale: Tensor,
     uniform: Tensor,
     queue: TokenQueue | None = None,
+    seen: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy over B pairs that belong together, B images with a wrong text, B texts with a wrong image; a scalar.
 
@@ -69,6 +70,7 @@ def image_text_matching(
         scale: inverse temperature of the similarities that negatives are drawn by.
         uniform: [B, 2] draws within [0, 1).
         queue: where further negatives are drawn from; without it, the batch alone.
+        seen: gets `itm_acc`, the share of all those pairs that are told right.
     """
     image_embedding, text_embedding = image.embedding.detach(), text.embedding[rows].detach()
     own = Pairs(image.start, text.start[rows], text.mask[rows], image_embedding, text_embedding, image_ids)
@@ -95,4 +97,8 @@ def image_text_matching(
     count = rows.shape[0]
     target = torch.arange(3 * count, device=rows.device) < count
     losses = F.cross_entropy(logits, target.long(), reduction="none")
-    return weighted_mean(losses, torch.cat([torch.ones_like(text_exists), text_exists, image_exists]).float())
+    counts = torch.cat([torch.ones_like(text_exists), text_exists, image_exists]).float()
+    if seen is not None:
+        is_right = (logits.detach().argmax(dim=1) == target).float()
+        seen["itm_acc"] = weighted_mean(is_right, counts)
+    return weighted_mean(losses, counts)

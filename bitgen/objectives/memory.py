@@ -33,6 +33,10 @@ class Recall:
     """Divergence of the written memories from the prior, per slot and width; a scalar."""
     utilisation: Tensor
     """Slots in use, 0..K, mean over episodes; a scalar without gradient."""
+    own: Tensor
+    """Mean cosine of what an image recalled with what was written for it, -1..1; a scalar without gradient, 0 without any."""
+    others: Tensor
+    """Likewise with what was written for the other images of its episode: what a memory that mixes all of them up has, too."""
 
 
 def random_halves(uniform: Tensor) -> Tensor:
@@ -80,6 +84,7 @@ def recall_episodes(
 
     with torch.no_grad():  # a figure, no loss
         utilisation = model.memory.utilisation(state).mean()
+        own_cosine, others_cosine = recall_cosines(reading.values, values, active)
     seen = torch.where(takes_part[:, None], ~halves, torch.ones_like(halves))
     return Recall(
         context=torch.cat([image.dual, token[:, None].to(image.dual.dtype)], dim=1),
@@ -87,7 +92,20 @@ def recall_episodes(
         target=torch.where(takes_part, second_text, first_text),
         kl=model.memory.kl(state),
         utilisation=utilisation,
+        own=own_cosine,
+        others=others_cosine,
     )
+
+
+def recall_cosines(recalled: Tensor, written: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cosine of `recalled` [E, S, d] with its own `written` [E, S, d], and with the others of its episode, over rows
+    where `active` [E, S]; two scalars, 0 where nothing counts."""
+    with torch.autocast(recalled.device.type, enabled=False):
+        cosines = F.normalize(recalled.float(), dim=2) @ F.normalize(written.float(), dim=2).mT
+    both = active[:, :, None] & active[:, None, :]
+    is_own = torch.eye(active.shape[1], dtype=torch.bool, device=active.device)
+    own, others = both & is_own, both & ~is_own
+    return tuple((cosines * part).sum() / part.sum().clamp(min=1) for part in (own, others))  # pyright: ignore
 
 
 class _Episodes:

@@ -28,6 +28,13 @@ class FeatureQueue(nn.Module):
         """[K] bool, true where something was enqueued."""
         return torch.arange(self.images.shape[0], device=self.count.device) < self.count
 
+    def ages(self, rows: int) -> Tensor:
+        """[K] how many micro-steps ago each slot was filled, 1 for the last, given that each enqueues `rows`; means nothing where
+        a slot is not filled."""
+        size = self.images.shape[0]
+        newer = (self.count - 1 - torch.arange(size, device=self.count.device)) % max(size, 1)
+        return newer // rows + 1
+
     def next_slots(self, rows: int) -> Tensor:
         """[R] where the last R of the next `rows` entries go, the oldest first; R is at most the size."""
         size = self.images.shape[0]

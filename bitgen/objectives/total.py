@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgen.batch import Batch, bucket
-from bitgen.boxes import enclose
+from bitgen.boxes import aligned_overlap, enclose
 from bitgen.features import unpack
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.grounding import span_means
@@ -70,7 +70,11 @@ class Objective(nn.Module):
             self.token_queue = TokenQueue(config.queue, patches, bucket(data.max_tokens), model.config.width)
 
     def forward(self, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is the weighted sum. A loss whose weight is 0 is not computed."""
+        """Scalars by name; `loss` is the weighted sum. A loss whose weight is 0 is not computed.
+
+        Beside the losses are figures without a gradient: both temperatures, and what the functions of the losses say they have
+        seen. Shares of what a batch may have none of (phrases, images that recall) are 0 where it has none.
+        """
         config, model = self.config, self.model
         stored = batch.features
         image = model.encode_image(batch.images) if stored is None else model.encode_patches(unpack(stored))
@@ -87,10 +91,11 @@ class Objective(nn.Module):
                 scale.detach(),
                 draws.negatives,
                 self.token_queue,
+                seen=parts,
             )
         if config.itc:
             parts["itc"] = image_text_contrast(
-                image.embedding, text.embedding[batch.first_text], batch.image_ids, self.queue, scale
+                image.embedding, text.embedding[batch.first_text], batch.image_ids, self.queue, scale, seen=parts
             )
         if config.text:
             parts |= self._captioning(image, text, batch, draws)
@@ -118,10 +123,17 @@ class Objective(nn.Module):
         embedding = self.model.text.token
         states = self.model.decoder(ids, embedding, recall.context, recall.context_mask)
         classes, told = embedding.targets(ids, mask)
-        total = next_token_loss(states, embedding.head, classes, told, self.config.label_smoothing)
+        seen: dict[str, Tensor] = {}
+        total = next_token_loss(states, embedding.head, classes, told, self.config.label_smoothing, seen)
         count = predicted(told).float()
-        loss = weighted_mean(total / count, count)
-        return {"text": loss, "memory_kl": recall.kl, "memory_utilisation": recall.utilisation}
+        return {
+            "text": weighted_mean(total / count, count),
+            "memory_kl": recall.kl,
+            "memory_utilisation": recall.utilisation,
+            "memory_recall": recall.own,
+            "memory_recall_others": recall.others,
+            **{name: weighted_mean(value / count, count) for name, value in seen.items()},
+        }
 
     def _grounding(self, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
         phrases = batch.phrase_text.shape[0]
@@ -142,11 +154,14 @@ class Objective(nn.Module):
             )
             losses = grounding_losses(predicted_boxes, target, cover)
             parts |= {name: weighted_mean(value, ones) for name, value in losses.items()}
+            with torch.no_grad():
+                hits = aligned_overlap(predicted_boxes.boxes, target) >= 0.5
+            parts["grounding_acc50"] = weighted_mean(hits.float(), ones)
             parts["grounding"] = 5 * parts["l1"] + 2 * parts["giou"] + parts["focal"] + parts["dice"]
         if self.config.region:
+            scale = self.model.region_temperature()
             means = span_means(text.dual, batch.phrase_text, batch.phrase_tokens)
-            loss, counts = region_contrast(
-                image.dual, means, cover, target, batch.text_image[batch.phrase_text], self.model.region_temperature()
-            )
+            loss, counts = region_contrast(image.dual, means, cover, target, batch.text_image[batch.phrase_text], scale)
             parts["region"] = weighted_mean(loss, counts.float())
+            parts["region_temperature"] = 1 / scale.detach()
         return parts

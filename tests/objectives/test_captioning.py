@@ -72,3 +72,23 @@ def test_copying_the_token_that_is_seen_is_no_prediction() -> None:
     embedding, ids = 20 * torch.eye(V), torch.tensor([[3, 8, 2]])
     states = 20 * torch.eye(V)[ids]
     assert next_token_loss(states, embedding, ids, torch.ones(1, 3, dtype=torch.bool), 0.0).item() > 100
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1024])
+def test_tokens_told_right_and_their_surprise_are_counted_where_they_are_predicted(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(captioning, "CHUNK_BYTES", chunk * 4 * V)
+    states, embedding, ids = _operands()
+    with torch.no_grad():
+        states[0, :3] += 30 * embedding[ids[0, 1:4]]  # some are told right
+        states[1, 3:] += 30 * embedding[ids[1, 3:]]  # padding
+    seen: dict[str, Tensor] = {}
+    next_token_loss(states, embedding, ids, MASK, 0.1, seen)
+    logits = (states[:, :-1] @ embedding.T).detach()
+    counts = [(t, l) for t in range(3) for l in range(int(MASK[t].sum()) - 1)]  # noqa: E741 (a token, as in the formula)
+    right = sum(int(logits[t, l].argmax() == ids[t, l + 1]) for t, l in counts)  # noqa: E741
+    assert seen["token_acc"].item() == right
+    assert 0 < right < len(counts)
+    assert seen["token_nats"].item() == pytest.approx(_reference(states, embedding, ids, 0.0).item(), rel=1e-6)
+    assert not seen["token_nats"].requires_grad

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgen.objectives.contrastive import contrast, image_text_contrast
+from bitgen.objectives.contrastive import contrast, image_text_contrast, look
 from bitgen.objectives.queue import FeatureQueue
 from tests import fakes
 
@@ -112,3 +112,57 @@ def test_logits_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = contrast(query, keys, positive, allowed, torch.tensor(100.0))
     assert found.item() == pytest.approx(exact.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3, 4, 5, 6], [1, 2, 1, 4, 1, 2], [7, 7, 7, 7, 7, 7]])
+def test_a_pair_is_right_where_no_other_photograph_is_nearer(ids: list[int]) -> None:
+    image = fakes.unit(6)
+    text = torch.nn.functional.normalize(image + 1.2 * fakes.unit(6, seed=1), dim=1)
+    queue = FeatureQueue(6, fakes.WIDTH)
+    queue.enqueue(text, image, torch.arange(100, 106))  # nearer than anything, and without a part in it
+    found = look(image, text, torch.tensor(ids), queue)
+    cosines = _array(image) @ _array(text).T
+    for name, table in (("acc_i2t", cosines), ("acc_t2i", cosines.T)):
+        right = [all(table[i, j] < table[i, i] for j in range(6) if ids[j] != ids[i]) for i in range(6)]
+        assert found[name].item() == pytest.approx(sum(right) / 6)
+    others = [cosines[i, j] for i in range(6) for j in range(6) if ids[i] != ids[j]]
+    assert found["batch_similarity"].item() == pytest.approx(sum(others) / max(1, len(others)), abs=1e-6)
+
+
+def test_pairs_that_are_mixed_up_are_wrong() -> None:
+    image, queue = fakes.unit(6), FeatureQueue(0, fakes.WIDTH)
+    found = look(image, image.roll(1, dims=0), torch.arange(6), queue)
+    assert (found["acc_i2t"].item(), found["acc_t2i"].item()) == (0.0, 0.0)
+    assert not any(name.startswith("queue") for name in found)
+
+
+@pytest.mark.parametrize("past", [0, 3, 6, 8])
+def test_the_queue_is_compared_with_the_batch(past: int) -> None:
+    image, text, queue = fakes.unit(4), fakes.unit(4, seed=1), FeatureQueue(6, fakes.WIDTH)
+    old_image, old_text = fakes.unit(past, seed=2), fakes.unit(past, seed=3)
+    queue.enqueue(old_image, old_text, torch.arange(past))
+    kept = slice(-6, None)
+    cosines = [_array(image) @ _array(old_text)[kept].T, _array(text) @ _array(old_image)[kept].T]
+    found = look(image, text, torch.arange(4), queue)["queue_similarity"].item()
+    assert found == pytest.approx(float(np.mean(cosines)) if past else 0.0, abs=1e-6)
+
+
+def test_entries_of_the_queue_age_by_the_step() -> None:
+    queue, ages = FeatureQueue(10, fakes.WIDTH), list[float]()
+    for step in range(5):
+        image, text = fakes.unit(4, seed=step), fakes.unit(4, seed=10 + step)
+        seen: dict[str, Tensor] = {}
+        image_text_contrast(image, text, torch.arange(4), queue, SCALE, seen)
+        ages.append(seen["queue_age"].item())
+    # Of 10 slots in the end four are 1 old, four 2 and two 3.
+    assert ages == pytest.approx([0, 1, 1.5, 1.8, 1.8])
+
+
+def test_looking_changes_no_loss_and_gets_no_gradient() -> None:
+    found: list[Tensor] = []
+    for seen in (None, dict[str, Tensor]()):
+        image, text, queue = fakes.unit(4).requires_grad_(), fakes.unit(4, seed=1).requires_grad_(), FeatureQueue(6, 16)
+        loss = image_text_contrast(image, text, torch.arange(4), queue, SCALE, seen)
+        found += [loss.detach(), *torch.autograd.grad(loss, (image, text))]
+        assert not any(value.requires_grad for value in (seen or {}).values())
+    assert all(a.equal(b) for a, b in zip(found[:3], found[3:], strict=True))

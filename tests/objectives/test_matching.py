@@ -102,11 +102,24 @@ def test_itm_is_the_cross_entropy_of_pairs_wrong_texts_and_wrong_images() -> Non
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("says", "share"), [(5.0, 1 / 3), (-5.0, 2 / 3)])
+def test_who_says_the_same_of_all_pairs_is_right_of_those_of_which_it_is_so(says: float, share: float) -> None:
+    model, image, text = _states()
+    model.match_head.bias.copy_(torch.tensor([-says, says]))
+    seen: dict[str, torch.Tensor] = {}
+    image_text_matching(model, image, text, torch.arange(4), torch.arange(4), SCALE, torch.rand(4, 2), seen=seen)
+    assert seen["itm_acc"].item() == pytest.approx(share)
+
+
+@torch.no_grad()
 def test_a_row_without_negatives_drops_out() -> None:
     model, image, text = _states()
+    seen: dict[str, torch.Tensor] = {}
     everyone_the_same = image_text_matching(
-        model, image, text, torch.arange(4), torch.tensor([7, 7, 7, 7]), SCALE, torch.rand(4, 2)
+        model, image, text, torch.arange(4), torch.tensor([7, 7, 7, 7]), SCALE, torch.rand(4, 2), seen=seen
     )
+    pairs = model.match(image, text, torch.arange(4), torch.arange(4))
+    assert seen["itm_acc"].item() == pytest.approx((pairs > 0).float().mean().item())
     positives = _loss_of(model, image, text, [(i, i) for i in range(4)])
     assert everyone_the_same.item() == pytest.approx(sum(positives) / 4, abs=1e-5)
 

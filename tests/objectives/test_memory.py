@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitgen.batch import Batch
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
-from bitgen.objectives.memory import Recall, random_halves, recall_episodes
+from bitgen.objectives.memory import Recall, random_halves, recall_cosines, recall_episodes
 from bitgen.objectives.total import draw
 from bitgen.training.config import LossConfig
 from tests import fakes
@@ -212,3 +212,21 @@ def test_halves_are_the_lower_draws() -> None:
 @pytest.mark.parametrize(("patches", "half"), [(16, 8), (9, 4), (256, 128)])
 def test_a_half_has_half_of_the_patches(patches: int, half: int) -> None:
     assert random_halves(torch.rand(5, patches)).sum(dim=1).tolist() == [half] * 5
+
+
+def test_what_is_recalled_is_compared_with_what_was_written_for_it_and_for_the_others() -> None:
+    east, north, west = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
+    written = torch.stack([torch.stack([east, north, west]), torch.stack([north, north, north])])
+    recalled = torch.stack([torch.stack([east, north + east, north]), torch.stack([east, north, west])])
+    active = torch.tensor([[True, True, False], [False, True, False]])
+    own, others = recall_cosines(recalled, written, active)
+    # Rows that count: east with east, (1, 2) with north, and north with north in a memory of its own.
+    assert own.item() == pytest.approx((1 + 2 / 5**0.5 + 1) / 3)
+    assert others.item() == pytest.approx((0 + 1 / 5**0.5) / 2)
+    assert [each.item() for each in recall_cosines(recalled, written, torch.zeros(2, 3, dtype=torch.bool))] == [0, 0]
+
+
+def test_alone_in_its_memory_an_image_recalls_what_was_written() -> None:
+    recall = _recall(fakes.fake_batch(1), [True])
+    assert recall.own.item() > 0.9
+    assert recall.others.item() == 0

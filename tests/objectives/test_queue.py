@@ -64,3 +64,14 @@ def test_nothing_in_it_trains_and_all_of_it_is_saved() -> None:
     queue = FeatureQueue(3, 2)
     assert list(queue.parameters()) == []
     assert sorted(queue.state_dict()) == ["count", "image_ids", "images", "texts"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_an_entry_is_as_old_as_the_micro_steps_since_it_came(rows: int) -> None:
+    queue = FeatureQueue(5, 2)
+    for step in range(7):
+        _enqueue(queue, *[step] * rows)
+        ages = [step + 1 - came for came in queue.image_ids.tolist()]
+        filled = queue.filled.tolist()
+        found = queue.ages(rows).tolist()
+        assert [age for age, there in zip(found, filled, strict=True) if there] == ages[: sum(filled)]

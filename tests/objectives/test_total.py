@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.model.grounding import Grounded
 from bitgen.objectives.total import Draws, Objective, draw
 from tests import fakes
 
 CPU = torch.device("cpu")
+MEMORY = ("memory_utilisation", "memory_recall", "memory_recall_others")
 
 
 def _draws(images: int = 4, seed: int = 0) -> Draws:
@@ -33,11 +35,11 @@ def _logits(objective: Objective, batch: Batch) -> Tensor:
 @pytest.mark.parametrize(
     ("weights", "names"),
     [
-        ({"itc": 1.0}, {"itc"}),
-        ({"itm": 1.0}, {"itm"}),
-        ({"text": 1.0}, {"text", "memory_kl", "memory_utilisation"}),
-        ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "grounding"}),
-        ({"region": 1.0}, {"region"}),
+        ({"itc": 1.0}, {"itc", "acc_i2t", "acc_t2i", "batch_similarity", "queue_similarity", "queue_age"}),
+        ({"itm": 1.0}, {"itm", "itm_acc"}),
+        ({"text": 1.0}, {"text", "token_acc", "token_nats", "memory_kl", *MEMORY}),
+        ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "grounding", "grounding_acc50"}),
+        ({"region": 1.0}, {"region", "region_temperature"}),
     ],
 )
 def test_a_loss_without_weight_is_not_computed(weights: dict[str, float], names: set[str]) -> None:
@@ -58,6 +60,28 @@ def test_grounding_is_5_l1_2_giou_focal_and_dice() -> None:
     parts = Objective(fakes.model(), fakes.losses(grounding=1.0))(fakes.fake_batch(), _draws())
     l1, giou, focal, dice = (float(parts[name]) for name in ("l1", "giou", "focal", "dice"))
     assert float(parts["grounding"]) == pytest.approx(5 * l1 + 2 * giou + focal + dice, rel=1e-6)
+
+
+@torch.no_grad()
+def test_a_phrase_is_found_where_its_box_overlaps_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, batch = Objective(fakes.model(), fakes.losses(grounding=1.0)), fakes.fake_batch()
+    low, high = batch.boxes.chunk(2, dim=1)
+    width = high - low
+    share = torch.linspace(0.1, 0.95, len(batch.boxes))[:, None]  # of the box's width, from its left edge: the overlap
+    narrowed = torch.cat([low + width * torch.cat([share, torch.ones_like(share)], dim=1) / 2, width], dim=1)
+    narrowed[:, 2:3] *= share
+    answer = Grounded(narrowed, torch.zeros(len(batch.boxes), fakes.PATCHES))
+    monkeypatch.setattr(objective.model, "ground", lambda *_: answer)
+    found = objective(batch, _draws())["grounding_acc50"].item()
+    assert found == pytest.approx((share >= 0.5).float().mean().item())
+    assert 0.4 < found < 0.6
+
+
+def test_only_losses_have_a_gradient() -> None:
+    weights = {"itc": 1.0, "itm": 1.0, "text": 1.0, "grounding": 1.0, "region": 1.0, "memory_kl": 1.0}
+    parts = Objective(fakes.model(), fakes.losses(**weights))(fakes.fake_batch(), _draws())
+    losses = {"loss", *weights, "l1", "giou", "focal", "dice"}
+    assert {name for name, value in parts.items() if value.requires_grad} == losses
 
 
 @torch.no_grad()
