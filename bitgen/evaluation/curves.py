@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -10,30 +10,75 @@ from typing import Any, TypeGuard
 from bitgen.evaluation.page import Html, join, paragraph, text
 from bitgen.evaluation.plots import Marker, Series, legend, line_chart
 
-LOSSES = {
-    "loss": "Loss, weighted sum of all parts",
-    "itc": "Image-text contrast",
-    "itm": "Image-text matching",
-    "text": "Next token of the caption",
-    "memory_kl": "Memory, divergence from its prior",
-    "grounding": "Grounding, weighted sum",
-    "l1": "Grounding, L1 of the box",
-    "giou": "Grounding, 1 − GIoU of the box",
-    "focal": "Grounding, focal of the heat-map",
-    "dice": "Grounding, Dice of the heat-map",
-    "region": "Region-phrase contrast",
+
+@dataclass(frozen=True)
+class Chart:
+    """Fields of the lines that share a pair of axes."""
+
+    title: str
+    fields: Mapping[str, str]
+    """What each is called in the chart."""
+    prefix: str = ""
+    """Fields that begin so belong to it, too, and are called by what follows."""
+    word: str = ""
+    """What stands before that."""
+    log: bool = False
+
+
+def _one(field: str, title: str, log: bool = False) -> Chart:
+    return Chart(title, {field: title}, log=log)
+
+
+SECTIONS: Mapping[str, tuple[Chart, ...]] = {
+    "Losses": (
+        _one("loss", "Loss, weighted sum of all parts"),
+        _one("itc", "Image-text contrast"),
+        _one("itm", "Image-text matching"),
+        _one("text", "Next token of the caption"),
+        _one("memory_kl", "Memory, divergence from its prior"),
+        _one("grounding", "Grounding, weighted sum"),
+        _one("l1", "Grounding, L1 of the box"),
+        _one("giou", "Grounding, 1 − GIoU of the box"),
+        _one("focal", "Grounding, focal of the heat-map"),
+        _one("dice", "Grounding, Dice of the heat-map"),
+        _one("region", "Region-phrase contrast"),
+    ),
+    "Validation": (),
+    "What a step gets right": (
+        Chart("Contrast, top-1 within the batch", {"acc_t2i": "text to image", "acc_i2t": "image to text"}),
+        _one("itm_acc", "Matching, pairs told right"),
+        _one("grounding_acc50", "Grounding, phrases with IoU ≥ 0.5"),
+        _one("token_acc", "Captions, likeliest token is right"),
+        _one("perplexity", "Captions, perplexity", log=True),
+    ),
+    "Memory and queue": (
+        _one("memory_utilisation", "Memory, slots in use"),
+        Chart(
+            "Memory, cosine of what is recalled with what was written",
+            {"memory_recall": "for the image itself", "memory_recall_others": "for others of its episode"},
+        ),
+        Chart(
+            "Negatives, cosine with images and texts of the batch",
+            {"batch_similarity": "of the batch", "queue_similarity": "of the queue"},
+        ),
+        _one("queue_age", "Queue, mean age of an entry in steps"),
+    ),
+    "Optimisation": (
+        Chart("Learning rate, by group", {"lr": "base"}, prefix="lr_", log=True),
+        Chart("Gradient norm before clipping", {"grad_norm": "all"}, prefix="grad_norm_", log=True),
+        Chart("Temperatures", {"temperature": "image-text", "region_temperature": "region-phrase"}),
+        Chart("Fusion gates, image side", {}, "gate_image_", "layer "),
+        Chart("Fusion gates, text side", {}, "gate_text_", "layer "),
+    ),
+    "Speed": (
+        _one("images_per_s", "Images a second"),
+        _one("data_wait", "Share of the time without a batch"),
+        _one("mfu", "Share of the device's peak arithmetic"),
+    ),
+    "More": (),
 }
-OTHERS = {
-    "lr": "Learning rate",
-    "temperature": "Temperature of the contrast",
-    "memory_utilisation": "Memory, slots in use",
-    "grad_norm": "Gradient norm before clipping",
-    "images_per_s": "Images a second",
-    "data_wait": "Share of the time without a batch",
-}
-GROUPS = {"gate_image": "Fusion gates, image side", "gate_text": "Fusion gates, text side"}
-"""Fields that begin so share a chart."""
-NOT_CURVES = ("step", "epoch", "event")
+"""All charts in their order; validation figures, and fields that are not known, have one each where there is none here."""
+NOT_CURVES = ("step", "epoch", "event", "token_nats")
 
 
 @dataclass(frozen=True)
@@ -79,33 +124,42 @@ def curves(logs: Sequence[Log]) -> Html:
         lines = [line for line in logs[number].lines if _is_number(line.get(field))]
         return [(starts[number] + line["step"], float(line[field])) for line in lines]
 
-    def by_run(title: str, field: str) -> str:
-        series = [Series(log.name, points(field, n), colour=n) for n, log in enumerate(logs)]
-        return line_chart(title, series, markers, x_range=x_range, with_legend=False)
+    def drawn(chart: Chart) -> str:
+        names = dict(chart.fields) | {
+            f: chart.word + f.removeprefix(chart.prefix) for f in fields if chart.prefix and f.startswith(chart.prefix)
+        }
+        there = [name for name in names if name in fields]
+        if len(there) == 1:  # a colour for each run
+            series = [Series(log.name, points(there[0], n), colour=n) for n, log in enumerate(logs)]
+            return line_chart(chart.title, series, markers, log=chart.log, x_range=x_range, with_legend=False)
+        lines: dict[tuple[tuple[float, float], ...], list[str]] = {}  # curves that lie on each other are one
+        for name in there:
+            lines.setdefault(tuple(p for n in range(len(logs)) for p in points(name, n)), []).append(names[name])
+        series = [Series(", ".join(called), along) for along, called in lines.items()]
+        return line_chart(chart.title, series, markers, log=chart.log, x_range=x_range) if series else ""
 
-    def through_runs(title: str, names: Sequence[str]) -> str:
-        series = [Series(name, [p for n in range(len(logs)) for p in points(name, n)]) for name in names]
-        return line_chart(title, series, markers, x_range=x_range)
-
-    grouped = {prefix: [f for f in fields if f.startswith(prefix)] for prefix in GROUPS}
-    alone = [f for f in fields if not any(f in names for names in grouped.values())]
-    losses = [f for f in LOSSES if f in alone]
-    validation = [f for f in alone if f.startswith("validation_")]
-    others = sorted((f for f in alone if f not in losses and f not in validation), key=_order)
-    gates = [through_runs(GROUPS[prefix], names) for prefix, names in grouped.items() if names]
-    sections = (
-        ("Losses", [by_run(LOSSES[f], f) for f in losses]),
-        ("Validation", [by_run(_title(f.removeprefix("validation_")), f) for f in validation]),
-        ("Learning rate, gates and more", [by_run(OTHERS.get(f, _title(f)), f) for f in others] + gates),
-    )
+    known = [chart for charts in SECTIONS.values() for chart in charts]
+    rest = [
+        f
+        for f in fields
+        if not any(f in chart.fields or (chart.prefix and f.startswith(chart.prefix)) for chart in known)
+    ]
+    validation = [f for f in rest if f.startswith("validation_")]
+    found = {
+        "Validation": [_one(f, _title(f.removeprefix("validation_"))) for f in validation],
+        "More": [_one(f, _title(f)) for f in sorted(rest) if f not in validation],
+    }
+    sections = {
+        heading: [drawn(chart) for chart in (*charts, *found.get(heading, ()))] for heading, charts in SECTIONS.items()
+    }
     damaged = sum(log.damaged for log in logs)
     note = paragraph(f"{damaged} damaged lines of metrics.jsonl were left out.", "warning") if damaged else Html("")
-    drawn = [
+    shown = [
         Html(f'<h3>{text(heading)}</h3><div class="charts">{"".join(charts)}</div>')
-        for heading, charts in sections
-        if charts
+        for heading, charts in sections.items()
+        if any(charts)
     ]
-    return join((note, _key(logs, markers), *drawn))
+    return join((note, _key(logs, markers), *shown))
 
 
 def _starts(logs: Sequence[Log]) -> list[float]:
@@ -151,11 +205,6 @@ def training_time_s(log: Log, images_per_step: int) -> float:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _order(field: str) -> tuple[int, str]:
-    known = list(OTHERS)
-    return (known.index(field) if field in OTHERS else len(known), field)
 
 
 def _title(field: str) -> str:

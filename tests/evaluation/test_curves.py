@@ -48,3 +48,25 @@ def test_only_what_batches_did_leave_out_has_a_chart() -> None:
     drawn = curves([Log("run", lines, 0)])
     assert "Dropped span truncated" in drawn
     assert "Dropped replaced" not in drawn
+
+
+def test_figures_that_belong_together_share_a_chart() -> None:
+    lines = tuple(
+        {"step": s, "acc_t2i": 0.1 * s, "acc_i2t": 0.2 * s, "grad_norm": s, "grad_norm_gate": 2 * s} for s in (1, 2)
+    )
+    drawn = curves([Log("run", lines, 0)])
+    assert drawn.count("<svg") == 2
+    assert drawn.count("<polyline") == 4
+    assert drawn.index("What a step gets right") < drawn.index("Optimisation") < drawn.index("Gradient norm before")
+
+
+def test_curves_that_lie_on_each_other_are_one() -> None:
+    lines = tuple({"step": s, "lr": 0.1 * s, "lr_ternary": 0.1 * s, "lr_gate": s} for s in (1, 2))
+    drawn = curves([Log("run", lines, 0)])
+    assert drawn.count("<polyline") == 2
+    assert "base, ternary</span>" in drawn
+
+
+def test_no_section_is_without_a_chart() -> None:
+    drawn = curves([Log("run", ({"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}), 0)])
+    assert drawn.count("<h3>") == drawn.count("<svg") == 1
