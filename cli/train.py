@@ -30,6 +30,7 @@ from pipeline.cached import check_rooms, open_cached
 from pipeline.publish import published
 from pipeline.results import ResultsError
 from pipeline.roots import open_root
+from pipeline.showing import shower
 from pipeline.validation import validator
 from pipeline.vocabulary import trimmed
 from shards.format import NoDatasetError, ShardError
@@ -201,6 +202,7 @@ def train_run(
         folder,
         resume_from=resume_from,
         validate=validate,
+        show=shower(config, objective.model, holdout, root),
         should_stop=listen_for_stop(asked),
     )
     root.close()

@@ -178,7 +178,14 @@ def part(batch: Batch, rank: int, world: int) -> Batch:
 
 
 def write_shards(
-    root: Path, name: str, samples: int = 8, *, role: str = "train", holdout: str = "0" * 64, first: int = 0
+    root: Path,
+    name: str,
+    samples: int = 8,
+    *,
+    role: str = "train",
+    holdout: str = "0" * 64,
+    first: int = 0,
+    licence: str = "CC0",
 ) -> Path:
     """A dataset of coloured squares below `root`/shards, each with two captions of one phrase."""
     folder = root / "shards" / name
@@ -189,7 +196,7 @@ def write_shards(
             image = _square(i)
             digest = hashlib.sha256(image).hexdigest()
             texts = tuple(Text(f"{word} {i}", (Phrase(0, len(word), (Box(0.1, 0.1, 0.6, 0.7),)),)) for word in _WORDS)
-            sample = Sample(f"square-{i}", "square", "train", (f"coco:{i}",), 32, 32, "CC0", "", digest, texts)
+            sample = Sample(f"square-{i}", "square", "train", (f"coco:{i}",), 32, 32, licence, "", digest, texts)
             entries.append(writer.add(sample, image))
     write_index(folder, entries)
     shard = {"file": writer.path.name, "samples": samples, "bytes": writer.size_bytes, "sha256": writer.sha256}

@@ -143,6 +143,24 @@ def caption_card(
     return _card(sample, f'<div>{shown}</div><div class="words">{words}</div>', label)
 
 
+def search_card(words: str, found: Sequence[tuple[Html, float, bool]], label: str) -> Html:
+    """Which images of a gallery a model finds for a text.
+
+    Args:
+        found: a picture, its similarity and whether it is the text's own, best first.
+    """
+    shown = join(
+        Html(
+            f'<figure class="thumb">{shown}<figcaption><span class="muted">{score:.2f}</span> '
+            f'<span class="{"yes" if right else "no"}">{"its own" if right else "another"}</span></figcaption></figure>'
+        )
+        for shown, score, right in found
+    )
+    return Html(
+        f'<article class="card"><h3>{text(words)} <small>{text(label)}</small></h3><div class="sheet">{shown}</div></article>'
+    )
+
+
 def number_phrases(texts: Sequence[Words]) -> list[list[int]]:
     """A colour for every phrase of every text; phrases of the same words share one."""
     known: dict[str, int] = {}

@@ -26,6 +26,7 @@ h4 { margin: 0 0 2px; font-size: 13.5px; font-weight: 600; overflow-wrap: anywhe
 h4 small { margin-left: 4px; font-weight: 400; color: var(--muted); }
 p { margin: 8px 0; max-width: 78ch; }
 .muted { color: var(--muted); }
+a { color: var(--s0); }
 code { font: 0.92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 nav { margin: 14px 0 0; font-size: 14px; }
 nav a { margin-right: 18px; color: var(--s0); text-decoration: none; }
@@ -70,6 +71,9 @@ figcaption { margin-top: 4px; font-size: 12.5px; overflow-wrap: anywhere; }
 .chart rect.field { fill: none; stroke: var(--rule); }
 .chart text.mark { font-size: 12px; fill: var(--ink); }
 .density svg { max-width: 264px; }
+.vectors svg { max-width: 420px; }
+.vectors line { stroke: var(--rule); stroke-width: 1; }
+.vectors circle, .vectors rect { fill: currentColor; }
 .ends { display: block; }
 .legend { max-width: none; font-size: 13px; }
 .key { display: inline-block; margin-right: 18px; }

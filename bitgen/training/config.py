@@ -191,8 +191,12 @@ class RunConfig:
     """Epochs between validations; 0: none."""
     patience: int = 5
     """Validations without a better figure before the run stops; 0: never."""
+    show_every: int = 0
+    """Steps between pages of pictures in the run's folder, of what the model makes of some samples of the sets validated on, or
+    trained on where there are none: similarities, vectors, captions, retrieved texts and images, boxes; 0: none."""
     wandb: bool = False
-    """Also log to Weights & Biases (project bitgen; the key comes from the environment)."""
+    """Also log to Weights & Biases (project bitgen; the key comes from the environment, and whether anything leaves this machine
+    from its WANDB_MODE)."""
 
 
 @dataclass(frozen=True)

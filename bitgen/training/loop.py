@@ -22,8 +22,9 @@ from bitgen.progress import progress
 from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import agree, from_first, is_distributed, rank, together
+from bitgen.training.figures import gradient_norms, rates, terminal_line
 from bitgen.training.guard import Guard
-from bitgen.training.metrics import Meter, MetricsLog, TrainingError
+from bitgen.training.metrics import Meter, MetricsLog, Shown, Silence, TrainingError
 from bitgen.training.optimizer import build_optimizer, set_trainable
 from bitgen.training.schedule import Schedule, learning_rate_scale
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Validate = Callable[[], tuple[float, dict[str, float]]]
 """Gives the figure that decides (more is better) and all figures by name."""
+Show = Callable[[int], Shown]
+"""Gives the pictures of a step."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def train(
     *,
     resume_from: Path | None = None,
     validate: Validate | None = None,
+    show: Show | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train from `state` to the end of the phase; returns where the run stands and its last checkpoint.
@@ -60,13 +64,14 @@ def train(
         run: the run's folder.
         resume_from: the checkpoint whose optimizer moments and queues to go on with.
         validate: called every `run.validate_every` epochs, on rank 0.
+        show: gives pictures of what the model makes of some samples; called every `run.show_every` steps, on rank 0.
         should_stop: asked after every step; when true the run saves and ends.
 
     Raises:
         TrainingError: a loss is not finite, or `batches` ended early.
         CheckpointError: a checkpoint could not be written.
         OSError: metrics.jsonl could not be written; where possible there is a checkpoint of its last step.
-        RankError: another rank raised one of these, or what `batches` or `validate` raise.
+        RankError: another rank raised one of these, or what `batches`, `validate` or `show` raise.
 
     In every case all ranks raise, and the checkpoints written before are whole.
     """
@@ -87,13 +92,13 @@ def train(
             resume_from is not None and leads
         ):  # a kill may have come between the last checkpoint and what is noted of it
             prune(run, config.run.keep, state.best_step)
-        metrics = MetricsLog(run, config, state.step) if leads else _Silence()
+        metrics = MetricsLog(run, config, state.step) if leads else Silence()
     every = round(config.run.validate_every * schedule.steps_per_epoch)
     reason, checkpoint = "done", resume_from or run
     exhausted = _is_exhausted(state)
     with (
         metrics,
-        progress(config.phase, schedule.steps, "steps", state.step) if leads else _Silence() as bar,
+        progress(config.phase, schedule.steps, "steps", state.step) if leads else Silence() as bar,
     ):
         while state.step < schedule.steps and not exhausted:
             if state.step == schedule.thaw_step and schedule.thaw_step:
@@ -113,13 +118,16 @@ def train(
             last = state.step == schedule.steps
             if state.step % config.run.log_every == 0 or last:
                 values = meter.read()
-                bar.set_postfix_str(f"loss {values.get('loss', float('nan')):.3f}")
+                bar.set_postfix_str(terminal_line(values, rate))
                 gates = {name: gate.item() for name, gate in objective.model.gates().items()}
                 epoch = state.step / schedule.steps_per_epoch
-                metrics.write(state.step, epoch=epoch, lr=rate, **values, **gates)
+                metrics.write(state.step, epoch=epoch, lr=rate, **rates(optimizer), **values, **gates)
             if validate is not None and every and (state.step % every == 0 or last):
                 with meter.paused():
                     state = _validate(validate, state, objective, metrics)
+            if config.run.show_every and state.step % config.run.show_every == 0:
+                with meter.paused():
+                    _show(show, state.step, objective, metrics)
             stops = agree(should_stop() or metrics.failed is not None, device)
             exhausted = _is_exhausted(state)
             is_due = state.step % config.run.checkpoint_every == 0 or state.best_step == state.step
@@ -147,8 +155,8 @@ def _step(
 ) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
     """One optimizer step: figures by name, the keys of the images it saw, and whether `guard` had it left out.
 
-    The figures are the mean of each loss over the micro-steps, `grad_norm` before clipping, and for each reason of
-    `Batch.dropped` how many this rank left out in the step.
+    The figures are the mean over the micro-steps of what the objective gives (`queue_age` in steps), the gradient's norm before
+    clipping, whole and by group, and for each reason of `Batch.dropped` how many this rank left out in the step.
     """
     guard.begin()
     accumulation = config.optim.accumulation
@@ -171,8 +179,11 @@ def _step(
         for reason, count in batch.dropped.items():
             name = f"dropped_{reason}"
             total[name] = total.get(name, 0) + torch.full((), float(count), device=device)  # no copy to wait for
+    if "queue_age" in total:  # which the queue counts in micro-steps
+        total["queue_age"] /= accumulation
+    norms = gradient_norms(optimizer, device)
     norm = nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.requires_grad], config.optim.clip)
-    figures = {**total, "grad_norm": norm.detach()}
+    figures = {**total, **norms, "grad_norm": norm.detach()}
     is_left_out = guard.refuses(figures)
     if not is_left_out:
         optimizer.step()
@@ -211,7 +222,7 @@ def _wrap(objective: Objective) -> nn.Module:
     return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
-def _thaw(objective: Objective, step: int, metrics: "MetricsLog | _Silence") -> nn.Module:
+def _thaw(objective: Objective, step: int, metrics: MetricsLog | Silence) -> nn.Module:
     before = trained_parameters(objective)
     set_trainable(objective, lora=True)
     after = trained_parameters(objective)
@@ -234,7 +245,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, 
     return rate
 
 
-def _validate(validate: Validate, state: State, objective: Objective, metrics: "MetricsLog | _Silence") -> State:
+def _validate(validate: Validate, state: State, objective: Objective, metrics: MetricsLog | Silence) -> State:
     objective.eval()
     # One rank measures and all take its word: figures that differ in the last digit would part the ranks' ways.
     with together():
@@ -245,6 +256,14 @@ def _validate(validate: Validate, state: State, objective: Objective, metrics: "
     if state.best_figure is None or figure > state.best_figure:
         return replace(state, best_figure=figure, best_step=state.step, validations_without_better=0)
     return replace(state, validations_without_better=state.validations_without_better + 1)
+
+
+def _show(show: Show | None, step: int, objective: Objective, metrics: MetricsLog | Silence) -> None:
+    objective.eval()
+    with together():
+        if show is not None and rank() == 0:
+            metrics.show(step, show(step))
+    objective.train()
 
 
 def _is_exhausted(state: State) -> bool:
@@ -258,7 +277,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     state: State,
     meter: Meter,
-    metrics: "MetricsLog | _Silence",
+    metrics: MetricsLog | Silence,
 ) -> Path:
     meter.check()
     figures = meter.stored()
@@ -269,27 +288,3 @@ def _save(
             prune(run, state.config.run.keep, state.best_step)
         metrics.check()
     return folder
-
-
-class _Silence:
-    """What ranks other than 0 write their figures and their progress to."""
-
-    failed = None
-
-    def check(self) -> None:
-        pass
-
-    def write(self, step: int, **values: object) -> None:
-        pass
-
-    def update(self, n: int) -> None:
-        pass
-
-    def set_postfix_str(self, s: str) -> None:
-        pass
-
-    def __enter__(self) -> "_Silence":
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        pass

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from bitgen.batch import Batch
 from bitgen.training.checkpoint import write_file
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import agree, mean_over_ranks, world
+from bitgen.training.folders import SHOWN
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,15 @@ def not_finite(figures: Mapping[str, Tensor]) -> list[str]:
     """Names of the scalars that are not; waits for the device."""
     finite = torch.stack([value.float() for value in figures.values()]).isfinite().tolist()
     return [name for name, is_finite in zip(figures, finite, strict=True) if not is_finite]
+
+
+class Shown(NamedTuple):
+    """Pictures of what a model makes of some samples, as pages of HTML."""
+
+    page: str
+    """For this machine."""
+    may_leave: str
+    """For others: without what is under a licence that does not allow that."""
 
 
 class Meter:
@@ -89,12 +100,15 @@ class Meter:
             raise TrainingError(f"expected finite losses, found {found or 'some not finite on another rank'}")
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading over steps and ranks; `images_per_s` of all ranks; `data_wait`, the share of the
-        time, 0..1, in which this rank had no batch to work on. Raises as `check`.
+        """Means since the last reading over steps and ranks; `perplexity`, of the caption tokens of all those steps;
+        `images_per_s` of all ranks; `data_wait`, the share of the time, 0..1, in which this rank had no batch to work on.
+        Raises as `check`.
 
         All ranks must call it, and `stored`, together."""
         self.check()
         means = {name: values.mean().item() for name, values in self.stored().items()}
+        if "token_nats" in means:
+            means["perplexity"] = math.exp(min(means["token_nats"], 700.0))  # a float ends at exp(709)
         now = time.monotonic()
         elapsed_s = max(now - self._since, 1e-9)
         means["images_per_s"], means["data_wait"] = world() * self._images / elapsed_s, self._waited_s / elapsed_s
@@ -116,6 +130,7 @@ class MetricsLog:
     """
 
     def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
+        self._run = run
         path = run / "metrics.jsonl"
         write_file(path, "".join(line + "\n" for line in _lines_until(path, step)))
         self._file = path.open("a", encoding="utf-8")
@@ -138,6 +153,16 @@ class MetricsLog:
         if self.failed is not None:
             raise self.failed
 
+    def show(self, step: int, shown: Shown) -> None:
+        """Pictures of a step, below `run/shown/`; to Weights & Biases goes what may leave. Raises `OSError` that names the file."""
+        path = self._run / SHOWN / f"step-{step:08d}.html"
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, shown.page)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"shown": wandb.Html(shown.may_leave, inject=False)}, step=step)
+
     def __enter__(self) -> "MetricsLog":
         return self
 
@@ -150,6 +175,33 @@ class MetricsLog:
             log.warning("figures were lost: %s: %s", lost, self._file.name)
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(error is not None))
+
+
+class Silence:
+    """What ranks other than 0 write their figures and their progress to."""
+
+    failed = None
+
+    def check(self) -> None:
+        pass
+
+    def write(self, step: int, **values: object) -> None:
+        pass
+
+    def show(self, step: int, shown: Shown) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_postfix_str(self, s: str) -> None:
+        pass
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        pass
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

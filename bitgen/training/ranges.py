@@ -64,6 +64,7 @@ RANGES: Mapping[str, str] = {
     "run.keep": "[1, inf)",
     "run.validate_every": "[0, inf)",
     "run.patience": "[0, inf)",
+    "run.show_every": "[0, inf)",
 }
 """What each number may be."""
 

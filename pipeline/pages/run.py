@@ -14,17 +14,18 @@ from bitgen.evaluation.page import (
     paragraph,
     size_warning,
     table,
+    text,
     warning_of_size,
 )
 from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
 from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import CheckpointError, State, list_checkpoints, load_model
 from bitgen.training.config import ConfigError, TrainConfig
-from bitgen.training.folders import CHECKPOINTS, CONFIG, latest_run
+from bitgen.training.folders import CHECKPOINTS, CONFIG, SHOWN, latest_run
 from pipeline.files import read_json
 from pipeline.pages.data import PageError, counts, refusals, sample_cards
 from pipeline.pages.predictions import predictions
-from pipeline.results import ResultsError, Sets, open_sets
+from pipeline.results import ResultsError, Sets, open_sets, spaced
 from pipeline.roots import open_root
 from shards.format import ShardError
 from shards.remote.patience import StoreError
@@ -73,6 +74,7 @@ def run_page(path: Path, root: str | Path | None, samples: int, seed: int) -> st
     sections = [
         ("Summary", join((_warning(sets), summary(chain, model, state, sets), lineage_table(chain)))),
         ("Curves", curves([read_log(r.label, r.folder / "metrics.jsonl") for r in chain])),
+        *shown_steps(run.folder),
         ("Results", result_tables(results, run.folder)),
     ]
     if model is not None and sets is not None:
@@ -81,6 +83,21 @@ def run_page(path: Path, root: str | Path | None, samples: int, seed: int) -> st
     else:
         sections.append(("Predictions", paragraph(f"Not shown: {missing or lost}.", "muted")))
     return document(f"Run: {run.config.run.name}", f"{run.folder}, seed {seed}", sections, "made by bitgen-show")
+
+
+def shown_steps(folder: Path) -> list[tuple[str, Html]]:
+    """Links to the pages that the run wrote while it trained, of which a long one has many."""
+    pages = sorted(page.name for page in folder.glob(f"{SHOWN}/step-*.html"))
+    if not pages:
+        return []
+    chosen = [pages[n] for n in spaced(len(pages), 12)]
+    links = [
+        Html(f'<a class="part" href="{SHOWN}/{text(page)}">step {int(page[5:-5]):,}</a>')
+        for page in chosen
+        if page[5:-5].isdecimal()
+    ]
+    lead = paragraph(f"What the model made of the same samples, {len(pages)} times; in {folder / SHOWN}.", "muted")
+    return [("Shown while it trained", join((lead, *links)))]
 
 
 def data_sections(config: TrainConfig, sets: Sets, samples: int, seed: int) -> list[tuple[str, Html]]:

@@ -196,6 +196,7 @@ FLAGS = """
 --run.keep
 --run.validate-every
 --run.patience
+--run.show-every
 --run.wandb --run.no-wandb
 """
 """Each is a decision: a new field changes this list."""

@@ -55,7 +55,7 @@ def _tiny(data: Path, runs: Path, *more: str) -> list[str]:
 def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of runs with one that nothing interrupted."""
     runs = tmp_path_factory.mktemp("runs")
-    assert main(_tiny(squares, runs)) == 0
+    assert main(_tiny(squares, runs, "--run.show-every", "30")) == 0
     return runs
 
 
@@ -205,10 +205,18 @@ def test_a_run_leaves_its_configuration_figures_and_checkpoints(whole: Path) -> 
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "shown",
     ]
     lines = [json.loads(line) for line in (whole / "squares" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "event" not in line] == list(range(1, 61))
     assert [line["step"] for line in lines if "event" in line] == [5]
+
+
+def test_a_run_shows_its_samples_every_so_many_steps(whole: Path) -> None:
+    pages = {path.name: path.read_text() for path in (whole / "squares" / "shown").iterdir()}
+    assert sorted(pages) == ["step-00000030.html", "step-00000060.html"]
+    assert all("8 images of coarse/squares" in page for page in pages.values())
+    assert len(set(pages.values())) == 2
 
 
 def test_the_fine_phase_takes_over_the_shape_and_the_weights(

@@ -16,7 +16,8 @@ from bitgen.batch import Batch
 from bitgen.training import checkpoint
 from bitgen.training.checkpoint import TRAINER
 from bitgen.training.config import TrainConfig
-from bitgen.training.loop import TrainingError, autocast
+from bitgen.training.loop import TrainingError, autocast, train
+from bitgen.training.metrics import Shown
 from tests import fakes
 from tests.disk import files_of_at_most
 from tests.ends import LONG, SIZE_BYTES
@@ -233,3 +234,41 @@ def test_a_phase_trains_in_bf16(tmp_path: Path, phase: Any) -> None:
     start(tmp_path, config, should_stop=after(2))
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert all(tensor.isfinite().all() for tensor in tensors(tmp_path).values())
+
+
+def test_a_line_of_the_fine_phase_has_figures_of_phrases(tmp_path: Path) -> None:
+    start(tmp_path, fakes.config("fine"), should_stop=after(1))
+    of_phrases = {"grounding", "grounding_acc50", "l1", "giou", "focal", "dice", "region", "region_temperature"}
+    assert of_phrases < lines(tmp_path)[0].keys()
+
+
+def test_the_queue_s_age_is_in_steps(tmp_path: Path) -> None:
+    config = fakes.config(optim={"accumulation": 2})
+    start(tmp_path, config, should_stop=after(3))
+    # Two micro-steps of 4 fill the 8 slots: entries are 1 and 2 micro-steps old from then on, in the first step 0 and 1.
+    assert [line["queue_age"] for line in lines(tmp_path) if "event" not in line] == pytest.approx([0.25, 0.75, 0.75])
+
+
+def test_showing_comes_every_so_many_steps_and_changes_nothing(tmp_path: Path) -> None:
+    config, steps = fakes.config(run={"show_every": 3}), list[int]()
+    shown = start(tmp_path / "shown", config, show=lambda step: steps.append(step) or Shown(f"page {step}", "less"))
+    plain = start(tmp_path / "plain", fakes.config())
+    assert steps == [3, 6]
+    assert (tmp_path / "shown/shown/step-00000006.html").read_text() == "page 6"
+    assert lines(tmp_path / "shown") == lines(tmp_path / "plain")
+    assert shown.state.step == plain.state.step == 8
+    expected = tensors(tmp_path / "plain")
+    assert [name for name, tensor in tensors(tmp_path / "shown").items() if not tensor.equal(expected[name])] == []
+
+
+def test_pictures_are_of_a_model_that_does_not_train(tmp_path: Path) -> None:
+    config, found = fakes.config(run={"show_every": 2}), list[bool]()
+    objective = fakes.objective(config)
+
+    def show(step: int) -> Shown:
+        found.append(objective.training)
+        return Shown("", "")
+
+    train(objective, fakes.state(config, objective), fakes.endless(), tmp_path, show=show, should_stop=after(2))
+    assert found == [False]
+    assert objective.training

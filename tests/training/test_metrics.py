@@ -1,13 +1,16 @@
 """A run's figures: whole lines, and none from after the step that a run goes on from."""
 
 import json
+import math
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bitgen.training.metrics import Meter, MetricsLog
+from bitgen.training.metrics import Meter, MetricsLog, Shown
 from tests import fakes
 from tests.disk import files_of_at_most
 
@@ -107,3 +110,74 @@ def test_figures_that_were_stored_under_other_names_are_left_out() -> None:
     meter.check()
     read = meter.read()
     assert (read["loss"], read["new"]) == (6.0, 1.0)
+
+
+def test_perplexity_is_that_of_the_mean_over_steps() -> None:
+    meter = Meter({})
+    for step, nats in enumerate((1.0, 3.0)):
+        meter.add(step, {"token_nats": torch.tensor(nats)}, ("a",))
+    assert meter.read()["perplexity"] == pytest.approx(math.exp(2.0))
+
+
+def test_a_perplexity_beyond_all_floats_is_no_fault() -> None:
+    meter = Meter({})
+    meter.add(1, {"token_nats": torch.tensor(1e6)}, ("a",))
+    assert math.isfinite(meter.read()["perplexity"])
+
+
+def test_pictures_of_a_step_lie_in_the_run(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.show(12, Shown("all", "some"))
+    assert (tmp_path / "shown/step-00000012.html").read_text() == "all"
+    assert _lines(tmp_path) == []
+
+
+def test_weights_and_biases_has_the_figures_and_the_pictures_that_may_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = fakes.config(run={"wandb": True})
+    with MetricsLog(tmp_path, config, 0) as log:
+        log.write(1, loss=0.5, acc_t2i=0.25)
+        log.show(1, Shown("kept here", "may leave"))
+        log.write(2, event="thawed")
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    assert [path.read_text() for path in run.glob("files/media/html/*")] == ["may leave"]
+    logged = _logged(next(run.glob("*.wandb")))
+    assert [(row["_step"], row["loss"], row["acc_t2i"]) for row in logged if "loss" in row] == [(1, 0.5, 0.25)]
+    assert {name for row in logged for name in row if not name.startswith("_")} == {"loss", "acc_t2i", "shown"}
+    assert not any(b"kept here" in path.read_bytes() for path in tmp_path.glob("wandb/**/*") if path.is_file())
+
+
+def test_weights_and_biases_is_off_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type] (as where it is not installed)
+    with MetricsLog(tmp_path, fakes.config(), 0) as log:
+        log.write(1, loss=0.5)
+        log.show(1, Shown("", ""))
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """What a file of an offline run holds of its history. Its form is LevelDB's log: blocks of 32 KiB of records, each after 7
+    bytes of checksum, length and kind (whole, first, middle, last); the first 7 bytes of the file are its own."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+
+    content, parts, rows = path.read_bytes(), b"", list[dict[str, Any]]()
+    at = 7
+    while at + 7 <= len(content):
+        if -at % 32768 < 7:  # no room for a record
+            at += -at % 32768
+            continue
+        size, kind = struct.unpack_from("<HB", content, at + 4)
+        parts, at = parts + content[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):
+            record = Record.FromString(parts)
+            items = record.history.item
+            if items:
+                rows.append({"_step": record.history.step.num} | {_name(i): json.loads(i.value_json) for i in items})
+            parts = b""
+    return rows
+
+
+def _name(item: Any) -> str:
+    return item.key or item.nested_key[0]

@@ -1,0 +1,85 @@
+"""Embeddings as figures: who is like whom, and where each lies in a plane.
+
+Axes: N pairs of an image and a text, d width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bitgen.evaluation.page import Html, text
+
+SIDE_PX = 400
+"""Of both figures."""
+_EDGE_PX = 10
+
+
+def similarity_figure(similarity: Tensor, names: Sequence[str]) -> Html:
+    """A matrix [N, N] of cosines, images down and texts across, the darker the more alike; each pair lies on the diagonal.
+
+    The title says the share of the rows, and of the columns, whose greatest entry is the pair's.
+
+    Args:
+        names: of the pairs, said where the pointer rests on a cell.
+    """
+    count = len(similarity)
+    low, high = similarity.min().item(), similarity.max().item()
+    shades = ((similarity - low) / max(high - low, 1e-6)).tolist()
+    cells = "".join(
+        f'<rect x="{column}" y="{row}" width="1" height="1" fill-opacity="{shade:.3f}"><title>{text(names[row])} with the text of '
+        f"{text(names[column])}: {similarity[row, column].item():.2f}</title></rect>"
+        for row, line in enumerate(shades)
+        for column, shade in enumerate(line)
+    )
+    own = torch.arange(count)
+    to_text, to_image = ((similarity.argmax(dim=dim) == own).float().mean().item() for dim in (1, 0))
+    title = f"Images (down) and texts (across): cosines from {low:.2f} to {high:.2f}"
+    said = f"of {count} images {to_text:.0%} find their own text first, of {count} texts {to_image:.0%} their image"
+    return _figure(title, f'<g class="cells s0">{cells}</g>', f"0 0 {count} {count}", said)
+
+
+def plane_figure(images: Tensor, texts: Tensor, names: Sequence[str]) -> Html:
+    """Vectors [N, d] of images and of their texts in a plane, a line between the two of a pair."""
+    points, method = plane(torch.cat([images, texts]))
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    inner = SIDE_PX - 2 * _EDGE_PX
+    places = (_EDGE_PX + inner * (points - low) / (high - low).clamp(min=1e-12)).tolist()
+    pairs = list(zip(places[: len(images)], places[len(images) :], names, strict=True))
+    lines = "".join(f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for (a, b), (c, d), _ in pairs)
+    dots = "".join(
+        f'<circle class="s0" cx="{a:.1f}" cy="{b:.1f}" r="4"><title>image of {text(name)}</title></circle>'
+        f'<rect class="s1" x="{c - 3.5:.1f}" y="{d - 3.5:.1f}" width="7" height="7"><title>text of {text(name)}</title></rect>'
+        for (a, b), (c, d), name in pairs
+    )
+    key = '<span class="key"><span class="s0">●</span> images</span><span class="key"><span class="s1">■</span> their texts</span>'
+    return _figure(f"Vectors of images and texts, {method}", lines + dots, f"0 0 {SIDE_PX} {SIDE_PX}", key=key)
+
+
+def plane(vectors: Tensor) -> tuple[Tensor, str]:
+    """Vectors [N, d] as points [N, 2], and how they came there: by UMAP where that package is installed, else by PCA."""
+    try:
+        import umap  # pyright: ignore[reportMissingImports] (no dependency of ours: whoever has it gets it)
+    except ImportError:
+        return principal(vectors)
+    neighbours = min(15, len(vectors) - 1)
+    found = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors.numpy())
+    return torch.as_tensor(found).float(), f"by UMAP ({neighbours} neighbours, cosine)"
+
+
+def principal(vectors: Tensor) -> tuple[Tensor, str]:
+    """Likewise by PCA, with the share of the variance that the plane has; equal vectors give equal points, signs included."""
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    _, strength, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2]
+    # An axis may point either way: its largest entry is to be positive, so that pages of a run can be compared.
+    axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
+    share = strength[:2].square().sum() / strength.square().sum().clamp(min=1e-12)
+    return (centred @ axes.T).float(), f"by PCA ({share.item():.0%} of the variance)"
+
+
+def _figure(title: str, inner: str, view: str, said: str = "", key: str = "") -> Html:
+    return Html(
+        f'<figure class="chart vectors"><h4>{text(title)}</h4><svg viewBox="{view}" role="img" aria-label="{text(title)}">'
+        f'{inner}</svg><figcaption>{key}<span class="muted">{text(said)}</span></figcaption></figure>'
+    )

@@ -1,0 +1,75 @@
+"""Embeddings as figures."""
+
+import re
+import sys
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bitgen.evaluation.vectors import plane, plane_figure, principal, similarity_figure
+from tests import fakes
+
+
+def _svg(figure: str) -> ElementTree.Element:
+    found = re.search(r"<svg.*</svg>", figure)
+    assert found is not None
+    return ElementTree.fromstring(found.group())
+
+
+def test_a_matrix_has_a_cell_for_every_two_and_says_who_finds_whom() -> None:
+    similarity = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.5, 0.2], [0.1, 0.6, 0.3]])
+    figure = similarity_figure(similarity, ["a", "<b>", "c"])
+    cells = _svg(figure).findall(".//rect")
+    assert [float(cell.get("fill-opacity", "")) for cell in cells[:3]] == pytest.approx([1, 1 / 9, 0], abs=1e-3)
+    assert (cells[5].get("x"), cells[5].get("y"), cells[5][0].text) == ("2", "1", "<b> with the text of c: 0.20")
+    assert "of 3 images 33% find their own text first, of 3 texts 67% their image" in figure
+
+
+def test_the_plane_is_the_one_that_most_of_the_variance_lies_in() -> None:
+    flat = fakes.noise(40, 2) * torch.tensor([5.0, 2.0]) @ torch.linalg.qr(fakes.noise(6, 6, seed=1)).Q[:2]
+    points, method = principal(flat + 3)
+    centred = flat - flat.mean(dim=0)
+    torch.testing.assert_close(points.square().sum(dim=1), centred.square().sum(dim=1), rtol=1e-4, atol=1e-4)
+    assert points[:, 0].var() > points[:, 1].var()
+    assert method == "by PCA (100% of the variance)"
+
+
+def test_an_axis_does_not_turn_round_between_two_pages() -> None:
+    vectors = fakes.noise(10, 6)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(principal(vectors[order])[0], principal(vectors)[0][order])
+
+
+def test_equal_vectors_have_a_figure_too() -> None:
+    same = torch.ones(3, 4)
+    assert "NaN" not in plane_figure(same, same, "abc")
+
+
+def test_a_pair_has_a_dot_a_square_and_a_line() -> None:
+    svg = _svg(plane_figure(fakes.unit(5), fakes.unit(5, seed=1), list("abcde")))
+    assert [len(svg.findall(f".//{name}")) for name in ("circle", "rect", "line")] == [5, 5, 5]
+    places = [float(dot.get(axis, "")) for dot in svg.findall(".//circle") for axis in ("cx", "cy")]
+    assert 0 <= min(places) < max(places) <= 400
+
+
+def test_umap_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Umap:
+        def __init__(self, **options: Any) -> None:
+            self.options = options
+
+        def fit_transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert self.options == {"n_neighbors": 7, "metric": "cosine", "random_state": 0}
+            return vectors[:, :2]
+
+    vectors = fakes.unit(8)
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))  # type: ignore[arg-type] (a module's stand-in)
+    points, method = plane(vectors)
+    assert points.equal(vectors[:, :2])
+    assert method == "by UMAP (7 neighbours, cosine)"
+    monkeypatch.setitem(sys.modules, "umap", None)  # type: ignore[arg-type] (as where it is not installed)
+    assert plane(vectors)[1].startswith("by PCA")
