@@ -75,7 +75,9 @@ def _wide(boxes: Tensor) -> Tensor:
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
-    return (high - low).clamp(min=0).prod(dim=-1)
+    sides = (high - low).clamp(min=0)
+    # Not Tensor.prod, whose backward pass asks on the host whether one of them is 0.
+    return sides[..., 0] * sides[..., 1]
 
 
 def _common_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

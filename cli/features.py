@@ -18,7 +18,7 @@ from bitgen.training.checkpoint import STATE, CheckpointError
 from bitgen.training.config import DataConfig, VisionConfig
 from bitgen.training.features import FeatureRecipe
 from bitgen.training.folders import CHECKPOINTS, is_pair
-from bitgen.training.loop import precision
+from bitgen.training.precision import precision
 from cli.arguments import parse, positive
 from pipeline.cached import features_place
 from pipeline.features import facts, feature_sets, make_features

@@ -14,7 +14,7 @@ from bitgen.training import distributed
 from bitgen.training.checkpoint import State
 from bitgen.training.config import DataConfig, TrainConfig
 from bitgen.training.features import FeatureRecipe, constant_steps
-from bitgen.training.loop import precision
+from bitgen.training.precision import precision
 from bitgen.training.schedule import Schedule
 from pipeline.features import check_room, feature_sets, make_features
 from pipeline.roots import open_root

@@ -44,7 +44,8 @@ def lines(run: Path) -> list[dict[str, Any]]:
     """Figures without the clock's."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in line.items() if name not in ("images_per_s", "data_wait")} for line in lines
+        {name: value for name, value in line.items() if name not in ("images_per_s", "data_wait", "mfu")}
+        for line in lines
     ]
 
 

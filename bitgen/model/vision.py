@@ -120,6 +120,12 @@ class VisionTower(nn.Module):
         """The shape as plain JSON values: with it and `weights="none"` a checkpoint needs no hub."""
         return shape_fields(self.backbone.config)
 
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, the first one first."""
+        layers = self.backbone.encoder.layer
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
     def lora_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and adapters, trainable or not; none but in mode `lora`."""
         return ((name, parameter) for name, parameter in self.named_parameters() if ".lora_" in name)

@@ -21,15 +21,20 @@ from bitgen.objectives.total import Objective, draw
 from bitgen.progress import progress
 from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
-from bitgen.training.distributed import agree, from_first, is_distributed, rank, together
+from bitgen.training.distributed import agree, from_first, is_distributed, rank, together, world
 from bitgen.training.figures import gradient_norms, rates, terminal_line
 from bitgen.training.guard import Guard
+from bitgen.training.layers import as_written, prepare_layers
 from bitgen.training.metrics import Meter, MetricsLog, Shown, Silence, TrainingError
+from bitgen.training.operations import Utilisation
 from bitgen.training.optimizer import build_optimizer, set_trainable
+from bitgen.training.precision import autocast
 from bitgen.training.schedule import Schedule, learning_rate_scale
 
 log = logging.getLogger(__name__)
 
+HOST = torch.device("cpu")
+"""Where ranks agree after every step: an accelerator would be waited for."""
 Validate = Callable[[], tuple[float, dict[str, float]]]
 """Gives the figure that decides (more is better) and all figures by name."""
 Show = Callable[[int], Shown]
@@ -83,14 +88,15 @@ def train(
     optimizer = build_optimizer(objective, config.optim)
     guard = Guard(objective, config.optim.skip_nonfinite)
     meter = Meter(load_trainer(objective, optimizer, resume_from) if resume_from is not None else {})
+    prepare_layers(objective.model, config.run)
     module = _wrap(objective)
     objective.train()
-    stream = meter.watched(iter(batches))
     leads = rank() == 0
+    utilisation = Utilisation(device) if leads else None
+    stream = meter.watched(iter(batches))
     with together():
-        if (
-            resume_from is not None and leads
-        ):  # a kill may have come between the last checkpoint and what is noted of it
+        # A kill may have come between the last checkpoint and what is noted of it.
+        if resume_from is not None and leads:
             prune(run, config.run.keep, state.best_step)
         metrics = MetricsLog(run, config, state.step) if leads else Silence()
     every = round(config.run.validate_every * schedule.steps_per_epoch)
@@ -104,7 +110,9 @@ def train(
             if state.step == schedule.thaw_step and schedule.thaw_step:
                 module = _thaw(objective, state.step, metrics)
             rate = _set_rate(optimizer, config, state.step, schedule)
-            parts, keys, is_left_out = _step(module, objective, optimizer, stream, config, state.step, device, guard)
+            parts, keys, is_left_out = _step(
+                module, objective, optimizer, stream, config, state.step, device, guard, utilisation
+            )
             state = replace(
                 state, step=state.step + 1, position=state.position + config.optim.batch * config.optim.accumulation
             )
@@ -118,6 +126,8 @@ def train(
             last = state.step == schedule.steps
             if state.step % config.run.log_every == 0 or last:
                 values = meter.read()
+                if utilisation is not None:
+                    values |= utilisation.read(values["images_per_s"] / world())
                 bar.set_postfix_str(terminal_line(values, rate))
                 gates = {name: gate.item() for name, gate in objective.model.gates().items()}
                 epoch = state.step / schedule.steps_per_epoch
@@ -128,7 +138,7 @@ def train(
             if config.run.show_every and state.step % config.run.show_every == 0:
                 with meter.paused():
                     _show(show, state.step, objective, metrics)
-            stops = agree(should_stop() or metrics.failed is not None, device)
+            stops = agree(should_stop() or metrics.failed is not None, HOST)
             exhausted = _is_exhausted(state)
             is_due = state.step % config.run.checkpoint_every == 0 or state.best_step == state.step
             if is_due or last or stops or exhausted:
@@ -152,6 +162,7 @@ def _step(
     step: int,
     device: torch.device,
     guard: Guard,
+    utilisation: Utilisation | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
     """One optimizer step: figures by name, the keys of the images it saw, and whether `guard` had it left out.
 
@@ -163,6 +174,7 @@ def _step(
     total: dict[str, Tensor] = {}
     keys: tuple[str, ...] = ()
     patches = (config.data.image_px // objective.model.vision.patch_px) ** 2
+    trains_tower = any(p.requires_grad for p in objective.model.vision.parameters())
     for micro in range(accumulation):
         with together():
             batch = next(stream, None)
@@ -170,7 +182,8 @@ def _step(
                 raise TrainingError(f"expected batches without end, found none at step {step}, micro-step {micro}")
         keys += batch.keys
         draws = draw(config.run.seed, step * accumulation + micro, len(batch.keys), patches, device)
-        with _reducing(module, micro == accumulation - 1):
+        counting = utilisation.of(batch, trains_tower) if utilisation is not None else nullcontext()
+        with _reducing(module, micro == accumulation - 1), counting:
             with autocast(config, device):
                 parts = module(to_device(batch, device), draws)
             (parts["loss"] / accumulation).backward()
@@ -194,20 +207,6 @@ def _step(
 def _reducing(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Ranks sum their gradients in the last micro-step of a step only."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) and not is_last else nullcontext()
-
-
-def precision(wanted: str, device: torch.device) -> torch.dtype:
-    """What `run.precision` means on a device: `auto` is bfloat16 on an accelerator that has it, float32 elsewhere."""
-    if wanted == "auto":
-        wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The autocast that `run.precision` asks for."""
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=precision(config.run.precision, device) is torch.bfloat16
-    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -248,7 +247,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, 
 def _validate(validate: Validate, state: State, objective: Objective, metrics: MetricsLog | Silence) -> State:
     objective.eval()
     # One rank measures and all take its word: figures that differ in the last digit would part the ranks' ways.
-    with together():
+    with together(), as_written(state.config.run):
         figure, values = validate() if rank() == 0 else (0.0, {})
     figure = from_first(figure, next(objective.parameters()).device)
     objective.train()

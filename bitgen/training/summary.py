@@ -9,8 +9,8 @@ from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.objectives.captioning import CHUNK_BYTES
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
-from bitgen.training.loop import precision
 from bitgen.training.optimizer import set_trainable
+from bitgen.training.precision import precision
 from bitgen.training.schedule import Schedule
 
 TYPICAL_TEXT_TOKENS = 32
@@ -84,7 +84,8 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
 
     Weights are float32; what trains has a gradient and two moments beside it. A transformer layer that trains keeps about
     34 bytes a token and unit of width in 16 bits, twice that in 32 (Source: arXiv 2205.05198, section 4.1, without the
-    attention scores, which fused attention does not keep); a ternary one keeps 32 bits in any case.
+    attention scores, which fused attention does not keep); a ternary one keeps 32 bits in any case. Recomputed, layers keep
+    their inputs, in 32 bits, and one of them at a time all of it.
     """
     model, images = objective.model, config.optim.batch // ranks
     weights = sum(p.numel() for p in model.parameters()) * 4
@@ -92,23 +93,29 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     device = torch.device("cpu" if config.run.device == "cpu" or not torch.cuda.is_available() else "cuda")
     is_half = precision(config.run.precision, device) is torch.bfloat16
     per_unit = 34 if is_half else 68
+
+    def kept(depth: int, whole: int) -> int:
+        """Bytes a token and unit of width that so many layers keep, one of which would keep `whole`."""
+        return 4 * depth + whole if config.run.recompute and depth else depth * whole
+
     patches = (config.data.image_px // model.vision.patch_px) ** 2
     shape, vision = model.vision.config_dict(), config.model.vision
     layers = (vision.lora_layers if vision.mode == "lora" else 0) or shape["num_hidden_layers"]
     tower_trains = any(p.requires_grad for p in model.vision.parameters())
-    tower = images * (patches + 1) * shape["hidden_size"] * layers * tower_trains * per_unit
+    tower = images * (patches + 1) * shape["hidden_size"] * kept(layers * tower_trains, per_unit)
     tower += images * patches * model.vision.width * (2 if is_half else 4)  # what the compressor keeps of its input
     texts = images * config.data.texts_per_image
     pairs = 3 * images * bool(config.loss.itm) + texts * bool(config.loss.grounding)
-    own = config.model.fusion_layers * (images + pairs) * patches
-    own += config.model.text_layers * (texts + pairs) * TYPICAL_TEXT_TOKENS
-    own += config.model.decoder_layers * images * (TYPICAL_TEXT_TOKENS + patches)
+    per_own = max(per_unit, 68 * config.model.ternary)
+    own = kept(config.model.fusion_layers, per_own) * (images + pairs) * patches
+    own += kept(config.model.text_layers, per_own) * (texts + pairs) * TYPICAL_TEXT_TOKENS
+    own += kept(config.model.decoder_layers, per_own) * images * (TYPICAL_TEXT_TOKENS + patches)
     states = objective.token_queue.buffers() if objective.token_queue is not None else ()
     return {
         "weights": weights,
         "gradients and moments": trained,
         "vision activations": tower,
-        "other activations": own * config.model.width * max(per_unit, 68 * config.model.ternary),
+        "other activations": own * config.model.width,
         "caption logits": 2 * CHUNK_BYTES,
         "queue": config.loss.queue * config.model.width * 8 + sum(buffer.nbytes for buffer in states),
     }

@@ -46,9 +46,26 @@ FEATURES = {
     "stored_kb_per_image": "KB on disk that an image's features take, its record among them",
     "made_images_per_s": "images/s when they are made, by a process that has done its imports",
 }
+TRAIN_STEP = {
+    "bare_forward": "images/s of a coarse step before the thaw over the tower's forward pass alone",
+    "bare_forward_backward": "after the thaw, over the tower's passes forward and back to its adapters alone",
+    "open_clip": "after the thaw, over a step of open_clip's model of this size, of which everything trains",
+    "bare_forward_compiled": "before the thaw, both compiled",
+    "bare_forward_backward_compiled": "after the thaw, both compiled",
+    "compiled_frozen": "before the thaw, compiled over as written",
+    "compiled_thawed": "after the thaw, likewise",
+    "recomputed": "after the thaw, with --run.recompute over without",
+    "sum_of_parts": "seconds of the tower alone and of all but the tower, over those of a step before the thaw",
+    "sum_of_parts_thawed": "likewise after the thaw",
+    "peak_gflops": "10^9 operations a second that the device is good for: of a product of matrices, or a data sheet's",
+    "bandwidth_gb_per_s": "GB a second that a copy of 256 MiB reads and writes",
+    "first_step_coarse_frozen_compiled_s": "seconds of the first step of a run that finds nothing compiled, before the thaw",
+    "first_step_coarse_thawed_compiled_s": "likewise after the thaw",
+}
 MEANINGS = {
     "shards": SHARDS,
     "features": FEATURES,
+    "train_step": TRAIN_STEP,
     "loader": LOADER
     | {name.format(scale): text for scale in ("10k", "1m", "5m") for name, text in LOADER_AT_SCALE.items()},
 }
@@ -59,6 +76,7 @@ BESIDE = {
     "shards": ("ratios_apart_from_start", "whole process", "apart from start"),
     "loader": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
     "features": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
+    "train_step": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
 }
 """The ratios that stand beside `ratios`, and what the two columns are called."""
 CONDITIONS = ("page_cache", "disk", "threads")

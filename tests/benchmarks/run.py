@@ -5,9 +5,15 @@ python -m tests.benchmarks.run [NAME] [options of that benchmark]
 
 import sys
 
-from tests.benchmarks import features, learn, loader, report, shards
+from tests.benchmarks import features, learn, loader, report, shards, train_step
 
-BENCHES = {"features": features.main, "learn": learn.main, "loader": loader.main, "shards": shards.main}
+BENCHES = {
+    "features": features.main,
+    "learn": learn.main,
+    "loader": loader.main,
+    "shards": shards.main,
+    "train_step": train_step.main,
+}
 
 
 def main(arguments: list[str]) -> int:

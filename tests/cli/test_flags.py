@@ -191,6 +191,8 @@ FLAGS = """
 --run.seed
 --run.device
 --run.precision
+--run.compile --run.no-compile
+--run.recompute --run.no-recompute
 --run.log-every
 --run.checkpoint-every
 --run.keep

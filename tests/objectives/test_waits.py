@@ -1,10 +1,12 @@
-"""No loss waits for the device: neither its forward pass nor its backward pass asks for a number on the host.
+"""No loss and no step waits for the device: neither the forward pass nor the backward pass nor the optimizer asks for a number
+on the host.
 
 On a CPU nothing waits, so what would is watched for by name: operators that read a tensor, or whose result's shape depends
 on one, and the methods that hand a tensor's numbers over without an operator.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bitgen.objectives import captioning
 from bitgen.objectives.total import Objective, draw
 from bitgen.training.config import DataConfig
-from bitgen.training.loop import to_device
-from bitgen.training.optimizer import set_trainable
+from bitgen.training.guard import Guard
+from bitgen.training.layers import prepare_layers
+from bitgen.training.loop import _step, to_device
+from bitgen.training.operations import Utilisation
+from bitgen.training.optimizer import build_optimizer, set_trainable
 from tests import fakes
 
 OPERATORS = frozenset(
@@ -36,6 +41,8 @@ OPERATORS = frozenset(
         "unique_dim",
     }
 )
+FORMULAS = frozenset({"ProdBackward0", "ProdBackward1"})
+"""Of autograd, that ask for a number only where no dispatch mode watches: there `prod`'s goes another way."""
 METHODS = frozenset({"tolist", "numpy", "item", "__bool__", "__int__", "__float__", "__index__", "__array__", "cpu"})
 INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"})
 
@@ -99,6 +106,21 @@ def test_a_wait_is_seen(wait: str) -> None:
         WAITS[wait]()
 
 
+def _formulas(result: Tensor) -> set[str]:
+    """The names of all nodes that the backward pass of `result` goes through."""
+    waiting, seen = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
+def test_a_formula_that_would_wait_is_seen() -> None:
+    assert _formulas(2 * torch.ones(3, 2, requires_grad=True).prod(dim=1)) & FORMULAS
+
+
 def _objective(negatives: str, **model: Any) -> Objective:
     """Every loss, every part that can train training."""
     weights = {"itc": 1.0, "itm": 0.5, "text": 0.5, "memory_kl": 0.1, "grounding": 0.5, "region": 1.0}
@@ -121,4 +143,44 @@ def test_the_whole_objective_does_not_wait(
         with Operators(), Methods():
             with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
                 loss = objective(to_device(batch, cpu), draws)["loss"]
+            assert not _formulas(loss) & FORMULAS
             loss.backward()
+
+
+def _steps(device: torch.device, recompute: bool, watch: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Two steps of two micro-steps to get everything in place, and two that are watched."""
+    config = fakes.config("joint", optim={"accumulation": 2}, run={"recompute": recompute, "precision": "bf16"})
+    objective = fakes.objective(config).to(device)
+    set_trainable(objective, lora=True)
+    prepare_layers(objective.model, config.run)
+    optimizer, guard = build_optimizer(objective.train(), config.optim), Guard(objective, 0)
+    batches = iter([fakes.fake_batch(seed=micro) for micro in range(8)])
+    utilisation = Utilisation(device)
+    for step in range(4):
+        with watch() if step > 1 else nullcontext():
+            _step(objective, objective, optimizer, batches, config, step, device, guard, utilisation)
+
+
+def test_a_whole_step_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioning, "COUNTED", frozenset())  # as on an accelerator
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with Operators(), Methods():
+            yield
+
+    _steps(torch.device("cpu"), True, watched)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_whole_step_on_an_accelerator_does_not_wait(recompute: bool) -> None:
+    @contextmanager
+    def watched() -> Iterator[None]:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    _steps(torch.device("cuda"), recompute, watched)

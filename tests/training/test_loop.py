@@ -16,8 +16,9 @@ from bitgen.batch import Batch
 from bitgen.training import checkpoint
 from bitgen.training.checkpoint import TRAINER
 from bitgen.training.config import TrainConfig
-from bitgen.training.loop import TrainingError, autocast, train
+from bitgen.training.loop import TrainingError, train
 from bitgen.training.metrics import Shown
+from bitgen.training.precision import autocast
 from tests import fakes
 from tests.disk import files_of_at_most
 from tests.ends import LONG, SIZE_BYTES

@@ -128,6 +128,18 @@ def test_the_towers_activations_are_those_of_the_layers_that_the_backward_pass_r
     assert estimate["vision activations"] == images * ((patches + 1) * layers * 68 + patches * 4) * width
 
 
+def test_recomputed_layers_keep_their_inputs_and_one_of_them_the_rest() -> None:
+    config = fakes.config(run={"recompute": True})
+    objective = fakes.objective(config)
+    count_parameters(objective)
+    found = summary.estimate_memory(config, objective, ranks=1)
+    images, patches, layers, width, own = 4, 16, 2, 32, 16
+    assert found["vision activations"] == images * ((patches + 1) * (layers * 4 + 68) + patches * 4) * width
+    # One fusion layer over 4 images and 12 pairs, two text layers over 8 texts and 12 pairs, one decoder layer.
+    tokens = (16 * patches * (4 + 68), 20 * 32 * (2 * 4 + 68), 4 * (32 + patches) * (4 + 68))
+    assert found["other activations"] == sum(tokens) * own
+
+
 def test_the_compressor_keeps_the_features_of_all_layers_that_it_reads() -> None:
     wide, narrow = (
         summary.estimate_memory(config, fakes.objective(config), ranks=1)["vision activations"]
