@@ -137,7 +137,7 @@ def train(
                     state = _validate(validate, state, objective, metrics)
             if config.run.show_every and state.step % config.run.show_every == 0:
                 with meter.paused():
-                    _show(show, state.step, objective, metrics)
+                    _show(show, state, objective, metrics)
             stops = agree(should_stop() or metrics.failed is not None, HOST)
             exhausted = _is_exhausted(state)
             is_due = state.step % config.run.checkpoint_every == 0 or state.best_step == state.step
@@ -257,11 +257,11 @@ def _validate(validate: Validate, state: State, objective: Objective, metrics: M
     return replace(state, validations_without_better=state.validations_without_better + 1)
 
 
-def _show(show: Show | None, step: int, objective: Objective, metrics: MetricsLog | Silence) -> None:
+def _show(show: Show | None, state: State, objective: Objective, metrics: MetricsLog | Silence) -> None:
     objective.eval()
-    with together():
+    with together(), as_written(state.config.run):
         if show is not None and rank() == 0:
-            metrics.show(step, show(step))
+            metrics.show(state.step, show(state.step))
     objective.train()
 
 
