@@ -167,7 +167,8 @@ class LossConfig:
     episode_rows: int = 32
     """Neighbours in the batch that they are taken from: where half of the images have two texts, about 10 of 32 take part."""
     episode_share: float = 0.6
-    """Of the images with two texts, those that are written and recalled; the rest decode with an empty memory."""
+    """Of the images with two texts, those that are written and recalled; the rest decode with an empty memory. 0: all do, so
+    that the memory learns nothing."""
 
 
 @dataclass(frozen=True)

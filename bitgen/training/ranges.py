@@ -57,7 +57,7 @@ RANGES: Mapping[str, str] = {
     "loss.label_smoothing": "[0, 1)",
     "loss.episode": "[1, inf)",
     "loss.episode_rows": "[1, inf)",
-    "loss.episode_share": "(0, 1]",
+    "loss.episode_share": "[0, 1]",
     "run.seed": "[0, 2147483648)",
     "run.log_every": "[1, inf)",
     "run.checkpoint_every": "[1, inf)",
