@@ -15,10 +15,13 @@ _STYLE = (
 )
 
 
-def sheet(charts: Mapping[str, Sequence[Series]]) -> str:
-    """The charts, by their titles, two beside each other. A title names the series of its chart, in their colours."""
-    rows = -(-len(charts) // COLUMNS)
-    drawn = [_chart(title, series, i) for i, (title, series) in enumerate(charts.items())]
+def sheet(charts: Mapping[str, Sequence[Series]], x_labels: Mapping[str, str] | None = None) -> str:
+    """The charts, by their titles, two beside each other. A title names the series of its chart, in their colours.
+
+    `x_labels`, by titles, say what runs across, where that is not the step.
+    """
+    rows, labels = -(-len(charts) // COLUMNS), x_labels or {}
+    drawn = [_chart(title, series, i, labels.get(title, "step")) for i, (title, series) in enumerate(charts.items())]
     width, height = COLUMNS * WIDTH, rows * (HEIGHT + _TITLE_PX)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
@@ -26,9 +29,9 @@ def sheet(charts: Mapping[str, Sequence[Series]]) -> str:
     )
 
 
-def _chart(title: str, series: Sequence[Series], number: int) -> str:
+def _chart(title: str, series: Sequence[Series], number: int, x_label: str) -> str:
     row, column = divmod(number, COLUMNS)
-    found = re.search(r"<svg[^>]*>(.*)</svg>", line_chart(title, series))
+    found = re.search(r"<svg[^>]*>(.*)</svg>", line_chart(title, series, x_label=x_label))
     names = "".join(
         f'<tspan class="s{i}" fill="currentColor" dx="12">{each.name}</tspan>' for i, each in enumerate(series)
     )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.benchmarks import learn_report
+from tests.benchmarks import ablation_report, learn_report, photographs_report
 from tests.benchmarks.harness import RESULTS
 
 SHARDS = {
@@ -79,6 +79,15 @@ BESIDE = {
     "train_step": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
 }
 """The ratios that stand beside `ratios`, and what the two columns are called."""
+PAGES = {
+    "ablations": (
+        ablation_report.lines,
+        {"ablations": ablation_report.plot, "ablations-claims": ablation_report.differences},
+    ),
+    "learn": (learn_report.lines, {"learn": learn_report.curves}),
+    "photos": (photographs_report.lines, {"photos": photographs_report.curves}),
+}
+"""What is told of a benchmark that has no table of ratios, and what is drawn of it, by the name of the file."""
 CONDITIONS = ("page_cache", "disk", "threads")
 UNTOLD = ("start_cpu_s", "cpu_ms_per_image_apart", "epoch_s")
 """Medians that the page has no room for."""
@@ -89,8 +98,9 @@ def main() -> None:
     documents = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))]
     text = "\n".join(line for document in documents for line in _lines(document))
     for document in documents:
-        if document["bench"] == "learn":
-            (RESULTS / "learn.svg").write_text(learn_report.curves(document), encoding="utf-8")
+        if document["bench"] in PAGES:
+            for name, draw in PAGES[document["bench"]][1].items():
+                (RESULTS / f"{name}.svg").write_text(draw(document), encoding="utf-8")
     head = "# What `make bench` found\n\nMade from `results/*.json` by `python -m tests.benchmarks.report`.\n\n"
     (RESULTS.parent / "RESULTS.md").write_text(head + text, encoding="utf-8")
 
@@ -111,8 +121,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         f" commit {found['commit']}.{repeated} {' '.join(kept)} Other load before the start: {found['load_before']}."
     )
     yield ""
-    if found["bench"] == "learn":
-        yield from learn_report.lines(found)
+    if found["bench"] in PAGES:
+        yield from PAGES[found["bench"]][0](found)
         return
     meanings = MEANINGS[found["bench"]]
     yield from _ratios(found, meanings)
