@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.benchmarks import ablation_report, learn_report, photographs_report
+from tests.benchmarks import ablation_report, feeding_report, learn_report, photographs_report
 from tests.benchmarks.harness import RESULTS
 
 SHARDS = {
@@ -97,6 +97,9 @@ def main() -> None:
     """Writes RESULTS.md beside `results/`."""
     documents = [json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))]
     text = "\n".join(line for document in documents for line in _lines(document))
+    named = {document["bench"]: document for document in documents}
+    if {"train_step", "loader"} <= named.keys():
+        text += "\n" + "\n".join(feeding_report.lines(named["train_step"], named["loader"]))
     for document in documents:
         if document["bench"] in PAGES:
             for name, draw in PAGES[document["bench"]][1].items():
