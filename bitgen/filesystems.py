@@ -115,7 +115,7 @@ def _translated(url: str) -> Iterator[None]:
         raise AbsentError(f"{type(error).__name__}: {shown(str(error))}") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise MirrorError(f"{type(error).__name__}: {shown(str(error))}") from error
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # of a protocol or an operation that fsspec does not know
         raise MirrorError(f"expected a URL that fsspec opens, found {shown(str(error))}") from error
     except OSError as error:
         raise TryAgainError(f"connection failed: {type(error).__name__}: {shown(str(error))}") from error

@@ -124,7 +124,7 @@ def _row(draw: Callable[[int, int], Item], recipe: Recipe, position: int, out: T
             return item, recipe.row(item, out, attempt)
         except DecodeError as error:
             log.warning("replaced %s at position %d: %s", item.key, position, error)
-        except Exception as error:  # likewise
+        except Exception as error:  # whatever it is: it goes on, and says of which sample
             error.add_note(f"of the sample {item.key}")
             raise
     raise BatchError(f"expected an image that decodes in {ATTEMPTS} draws, found none: position {position}")

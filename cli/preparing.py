@@ -14,7 +14,7 @@ from bitgen.objectives.total import Objective
 from bitgen.training import checkpoint, distributed
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, ModelConfig, TrainConfig
-from pipeline.roots import open_root
+from pipeline.roots import open_mixture, open_root
 from pipeline.validation import open_sets
 from shards.format import ShardError
 from shards.mixture import Mixture
@@ -32,14 +32,7 @@ def open_stream(config: TrainConfig, root: Root) -> Stream:
         )
     if not config.data.mixture:
         raise ConfigError("expected data.mixture to name a dataset, found none")
-    return Stream.open(
-        root,
-        config.data.mixture,
-        seed=config.run.seed,
-        texts_per_image=config.data.texts_per_image,
-        max_tokens=config.data.max_tokens,
-        size_power=config.data.size_power,
-    )
+    return open_mixture(root, config)
 
 
 def check_together(stages: Sequence[TrainConfig]) -> None:

@@ -17,7 +17,7 @@ from bitgen.training.features import FeatureRecipe, constant_steps
 from bitgen.training.precision import precision
 from bitgen.training.schedule import Schedule
 from pipeline.features import check_room, feature_sets, make_features
-from pipeline.roots import open_root
+from pipeline.roots import open_mixture, open_root
 from shards.format import ShardError
 from shards.root import Root
 from shards.stream import Stream
@@ -66,7 +66,7 @@ def open_cached(
     sets = feature_sets(stream.indexes, features_place(config.data, root), recipe)
     make_features(sets, tower, config.data.workers or distributed.cores(), speaks=leads)
     place = features_place(config.data, root) / recipe.sha256[:16]
-    cached = _open(Root(place, verify=config.data.verify_shards), config)
+    cached = open_mixture(Root(place, verify=config.data.verify_shards), config)
     for name, each in sets.items():
         each.check(cached.indexes[name])
     if cached.mixture.fingerprint != stream.mixture.fingerprint:
@@ -86,7 +86,7 @@ def check_rooms(stages: Sequence[TrainConfig], tower: VisionTower, device: torch
         if kind == "none":
             continue
         root = open_root(config.data)
-        stream = _open(root, config)
+        stream = open_mixture(root, config)
         schedule = Schedule.of(config, config.data.samples_per_epoch or stream.mixture.size)
         if constant_steps(config, schedule):
             recipe = FeatureRecipe.of(tower, config.data.image_px, kind, precision(config.run.precision, device))
@@ -94,14 +94,3 @@ def check_rooms(stages: Sequence[TrainConfig], tower: VisionTower, device: torch
                 needs[each.folder] = int(each.shard_bytes()[each.missing()].sum())
         root.close()
     check_room(needs.items())
-
-
-def _open(root: Root, config: TrainConfig) -> Stream:
-    return Stream.open(
-        root,
-        config.data.mixture,
-        seed=config.run.seed,
-        texts_per_image=config.data.texts_per_image,
-        max_tokens=config.data.max_tokens,
-        size_power=config.data.size_power,
-    )
