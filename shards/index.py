@@ -236,6 +236,8 @@ class ShardIndex:
         sums["spans"] = 2 * sums["phrase_boxes"]
         for name, wanted in sums.items():
             self._refuse(block, block.far_lengths(name) != wanted, f"{name} of all texts")
+        alone = (sums["phrase_boxes"] == 0) & (numbers["boxes"] > 0)
+        self._refuse(block, alone, "no box without a phrase", "boxes")
         return block
 
     def _refuse(self, block: Block, wrong: NDArray[np.bool_], expected: str, *columns: str) -> None:

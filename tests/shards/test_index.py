@@ -375,6 +375,14 @@ def test_offsets_that_fall_or_leave_their_column_are_refused(build, offsets):
         ShardIndex.open(folder).tokens(0)
 
 
+def test_boxes_without_a_phrase_are_refused(build):
+    folder = build("pets", (1,))
+    entry = ShardIndex.open(folder).entry(0)
+    write_index(folder, [entry._replace(phrases=(0,), spans=(), phrase_boxes=())])
+    with pytest.raises(ShardError, match=r"expected no box without a phrase, found boxes 1: pets-0, .*000000\.tar"):
+        ShardIndex.open(folder).tokens(0)
+
+
 def test_a_key_that_is_a_path_is_refused_when_it_is_read(build):
     folder = build()
     change_index(folder, "key", ["../0", "a", "b", "c", "d"])
