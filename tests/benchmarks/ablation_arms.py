@@ -20,6 +20,8 @@ COARSE_SHARE = 1 / 3
 TOWER_SEED = 1_000_003
 """Of the world that the stock tower of the LoRA arms learned in: no scene of it is in the others' world."""
 LORA = ("--model.vision.weights", "stock", "--model.vision.model", "{tower}", "--model.vision.mode", "lora")
+BATCH = "32"
+"""In both phases, so that as many images are as many steps."""
 WARMUP_SHARE = "0.2"
 """Of the coarse phase, as 5 epochs of 25 are."""
 CLIP = "open_clip_torch==3.3.0"
@@ -45,7 +47,7 @@ class Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "base": Arm("coarse, then fine, with the flags of `BENCH=learn`"),
+    "base": Arm("coarse, then fine, with the flags of `BENCH=learn`, in batches of 32"),
     "fine_only": Arm("as many steps, all of them fine", phases=("fine",)),
     "concat": Arm("self-attention over the states of both sides", model=("--model.fusion", "concat")),
     "full_precision": Arm("no ternary layers", model=("--model.no-ternary",)),
@@ -206,7 +208,7 @@ def _runs(
             start = ["--init", str(runs / f"{arm.coarse_of or name}-{first}")]
         mixture, own = of_phase[phase]
         # In this order: the mixture names the flags that set its weights, and a flag of the arm replaces a common one.
-        words = flags(start, mixture, COMMON, draws, own, place, ("--run.seed", str(seed)))
+        words = flags(start, mixture, COMMON, ("--optim.batch", BATCH), draws, own, place, ("--run.seed", str(seed)))
         stages.append(
             Stage(f"{label}: {phase}", _python("cli.train", "--phase", phase, *words), runs / f"{name}-{phase}")
         )

@@ -43,7 +43,7 @@ COCO = (
     ("coco/annotations/captions_val2017.json", "coco/val2017"),
 )
 FLICKR = ("flickr30k/results_20130124.token", "flickr30k/flickr30k-images")
-OURS = ("--mixture", "coarse/photos-train", "--data.crop-scale-min", "0.5")
+OURS = ("--mixture", "coarse/photos-train", "--optim.batch", "32", "--data.crop-scale-min", "0.5")
 MANIFEST = """name = "photos"
 licence = "each photograph under its own"
 

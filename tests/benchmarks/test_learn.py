@@ -28,7 +28,7 @@ def test_the_commands_are_those_of_a_user():
     fine = stages["fine"][3:]
     at = fine.index("--init")
     _, [grounding] = parse(fine[:at] + fine[at + 2 :])
-    assert grounding.data.mixture == {"fine/shapes-described-train": 2.0, "fine/shapes-grounded-train": 1.0}
+    assert grounding.data.mixture == {"fine/shapes-described-train": 3.0, "fine/shapes-grounded-train": 2.0}
     assert options.trim_vocabulary
     assert config.model.ternary
     assert config.model.vision.mode == "full"
