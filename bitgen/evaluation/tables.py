@@ -1,16 +1,21 @@
 """results.json as tables, for the terminal and for the page, and the mean over several sets.
 
 A result: {"train": {"retrieval": {...}, "grounding": {...}, "datasets": {NAME: {"retrieval": {...}}}}, "heldout": ...};
-what lies under "retrieval" is what `retrieval.summarise` returns, under "grounding" what `evaluate_grounding` returns.
+what lies under "retrieval" is what `retrieval.summarise` returns, under "grounding" what `evaluate_grounding` returns, and under
+"captioning" what `evaluate_captioning` returns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 SPLITS = {"train": "train", "heldout": "held out"}
 CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
-ADDED = ("images", "texts", "phrases", "truncated", "not_finite")
+CAPTION_CONTROLS = {"shuffled_captions": "captions of other images", "constant_caption": "one caption for all"}
+CAPTION_FIGURES = {"cider_d": "CIDEr-D", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L"}
+JAVA_FIGURES = {"meteor": "METEOR", "spice": "SPICE"}
+"""Shown where a set has them."""
+ADDED = ("images", "texts", "phrases", "truncated", "not_finite", "references", "repeated", "unfinished", "empty")
 """Counts, which are added up over sets where shares are averaged."""
 
 
@@ -55,6 +60,24 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
         rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
     header = ("retrieval, %", "images", "texts", "text→image R@1", "R@5", "R@10", "median")
     return Table((*header, "image→text R@1", "R@5", "R@10", "median"), tuple(rows), tuple(lesser))
+
+
+def captioning_table(results: Mapping[str, Any]) -> Table:
+    """Figures times 100, and how many captions differ and are empty; a set's controls stand under it."""
+    found = _sets(results, "captioning")
+    names = CAPTION_FIGURES | {k: v for k, v in JAVA_FIGURES.items() if any(k in entry for _, entry in found)}
+    rows: list[tuple[str, ...]] = []
+    lesser = []
+    for label, entry in found:
+        counts = [f"{entry[name]:,}" for name in ("images", "references")]
+        said = [f"{entry[name]:,}" if name in entry else "" for name in ("distinct", "empty")]
+        rows.append((label, *counts, *_hundredths(entry, names), *said))
+        for name, control in entry["controls"].items():
+            lesser.append(len(rows))
+            fitted = f", from {control['fitted_on']}" if "fitted_on" in control else ""
+            rows.append((f"{CAPTION_CONTROLS[name]}{fitted}", "", "", *_hundredths(control, names), "", ""))
+    header = ("captioning, × 100", "images", "references", *names.values(), "different", "empty")
+    return Table(header, tuple(rows), tuple(lesser))
 
 
 def grounding_table(results: Mapping[str, Any]) -> Table:
@@ -103,3 +126,7 @@ def _direction(found: Mapping[str, float]) -> tuple[str, ...]:
 def _accuracies(found: Mapping[str, Any]) -> tuple[str, ...]:
     shares = (found[name] for name in ("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing"))
     return (f"{found['phrases']:,}", *(f"{100 * share:.1f}" for share in shares))
+
+
+def _hundredths(found: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{100 * found[name]:.1f}" if name in found else "" for name in names)

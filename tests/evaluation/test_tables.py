@@ -1,6 +1,6 @@
 import pytest
 
-from bitgen.evaluation.tables import Table, grounding_table, mean, plain, retrieval_table
+from bitgen.evaluation.tables import Table, captioning_table, grounding_table, mean, plain, retrieval_table
 
 DIRECTION = {"r1": 0.125, "r5": 0.5, "r10": 1.0, "median_rank": 5.5}
 CHANCE = {"r1": 0.01, "r5": 0.05, "r10": 0.1}
@@ -19,6 +19,11 @@ SHARES = {
 GROUNDING = {
     **SHARES, "phrases": 10, "dropped": {}, "not_finite": 0,
     "controls": {"constant_box": {**SHARES, "phrases": 10, "box": [0.0] * 4, "fitted_on": "train"}},
+}  # fmt: skip
+SCORES = {"bleu1": 0.7, "bleu2": 0.5, "bleu3": 0.4, "bleu4": 0.3, "rouge_l": 0.55, "cider_d": 1.125}
+CAPTIONING = {
+    **SCORES, "images": 1000, "references": 5003, "empty": 2, "distinct": 900, "missing": {"spice": "expected Java"},
+    "controls": {"shuffled_captions": {**SCORES, "cider_d": 0.05, "seed": 0}, "constant_caption": {**SCORES, "fitted_on": "train"}},
 }  # fmt: skip
 RESULTS = {
     "train": {"retrieval": RETRIEVAL, "datasets": {"coarse/a": {"retrieval": RETRIEVAL, "samples": 1200}}},
@@ -58,6 +63,23 @@ def test_grounding_is_shown_with_its_controls_under_it():
     found = grounding_table(RESULTS)
     assert found.rows[0] == ("held out: eval/b", "10", "50.0", "45.0", "90.0", "10.0", "60.0", "70.0")
     assert found.rows[1][0] == "constant box, fitted on train"
+
+
+def test_captioning_is_shown_times_100_with_its_controls_under_it():
+    found = captioning_table({"train": {"datasets": {"coarse/a": {"captioning": CAPTIONING}}}})
+    assert found.rows[0] == ("train: coarse/a", "1,000", "5,003", "112.5", "70.0", "30.0", "55.0", "900", "2")
+    assert found.rows[1] == ("captions of other images", "", "", "5.0", "70.0", "30.0", "55.0", "", "")
+    assert found.rows[2][0] == "one caption for all, from train"
+    assert found.lesser == (1, 2)
+
+
+def test_figures_from_java_are_shown_where_a_set_has_them():
+    sets = {"eval/a": {"captioning": CAPTIONING}, "eval/b": {"captioning": {**CAPTIONING, "meteor": 0.25}}}
+    both = mean([found["captioning"] for found in sets.values()])
+    found = captioning_table({"heldout": {"datasets": sets, "captioning": both}})
+    assert found.header[7] == "METEOR"
+    assert [row[7] for row in found.rows[::3]] == ["", "25.0", ""]
+    assert found.rows[6][:3] == ("held out: mean of 2", "2,000", "10,006")
 
 
 def test_several_sets_of_a_split_have_a_mean_row():
