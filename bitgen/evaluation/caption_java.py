@@ -7,7 +7,8 @@ Sources: METEOR 1.5, Denkowski and Lavie, W14-3348; SPICE, arXiv 1607.08822.
 """
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -26,7 +27,7 @@ class JavaError(Exception):
 def java_figures(
     captions: Mapping[str, Sequence[Words]], references: Sequence[Sequence[Words]]
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """ "meteor" and "spice", 0..1, of several sets of captions by name, and for each that is missing, why.
+    """Of several sets of captions by name their "meteor" and "spice", 0..1, and for each of the two that is missing, why.
 
     Args:
         captions: of every image, in each set.
@@ -35,53 +36,45 @@ def java_figures(
     found: dict[str, dict[str, float]] = {name: {} for name in captions}
     missing: dict[str, str] = {}
     meant = {number: [" ".join(text) for text in texts] for number, texts in enumerate(references)}
-    for figure, start in {"meteor": _meteor, "spice": _spice}.items():
+    sets = {name: {n: [" ".join(text)] for n, text in enumerate(texts)} for name, texts in captions.items()}
+    for figure, measure in {"meteor": _meteor, "spice": _spice}.items():
         try:
-            measure = start()
-            values = {
-                name: measure(meant, {number: [" ".join(text)] for number, text in enumerate(texts)})
-                for name, texts in captions.items()
-            }
+            values = measure(meant, list(sets.values()))
         except JavaError as error:
             missing[figure] = str(error)
         # A program that ends at once closes its pipe, or leaves a line that is no number.
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             missing[figure] = f"expected a figure from its program in Java, found {type(error).__name__}: {error}"
         else:
-            for name, value in values.items():
+            for name, value in zip(sets, values, strict=True):
                 found[name][figure] = value
     return found, missing
 
 
-def _meteor() -> Callable[[Texts, Texts], float]:
+def _meteor(references: Texts, sets: Sequence[Texts]) -> list[float]:
     _package()
+    from pycocoevalcap.meteor.meteor import Meteor
 
-    def measure(references: Texts, captions: Texts) -> float:
-        from pycocoevalcap.meteor.meteor import Meteor
-
-        program = Meteor()
-        try:
-            return float(program.compute_score(references, captions)[0])
-        finally:
-            if program.lock.locked():  # after an error it still is, and the object waits for it when it goes
-                program.lock.release()
-
-    return measure
+    program = Meteor()  # reads its paraphrases for 10 s, so one for all sets
+    try:
+        return [float(program.compute_score(references, captions)[0]) for captions in sets]
+    finally:
+        # After an error the object is still locked, and waits for that when it goes; what it could not write, it would write now.
+        if program.lock.locked():
+            program.lock.release()
+        with suppress(OSError):
+            program.meteor_p.stdin.close()
 
 
-def _spice() -> Callable[[Texts, Texts], float]:
+def _spice(references: Texts, sets: Sequence[Texts]) -> list[float]:
     library = _package() / "spice" / "lib"
     for name in PARSER:
         if not (library / name).is_file():
-            how = "python -m pycocoevalcap.spice.get_stanford_models, in that folder's parent, fetches it"
-            raise JavaError(f"expected {name} in {library}, found none; {how}")
+            how = "python -m pycocoevalcap.spice.get_stanford_models fetches it"
+            raise JavaError(f"expected {name}, found none: {library} ({how})")
+    from pycocoevalcap.spice.spice import Spice
 
-    def measure(references: Texts, captions: Texts) -> float:
-        from pycocoevalcap.spice.spice import Spice
-
-        return float(Spice().compute_score(references, captions)[0])
-
-    return measure
+    return [float(Spice().compute_score(references, captions)[0]) for captions in sets]
 
 
 def _package() -> Path:

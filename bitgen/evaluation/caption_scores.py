@@ -41,9 +41,8 @@ TOKENISATION = (
 """What stands in a result; the number changes with the rule."""
 
 _CLITIC = r"n't\b|'(?:s|m|d|re|ve|ll)\b"
-_WORDS = re.compile(
-    rf"{_CLITIC}|(?:(?!{_CLITIC})(?:[^\W_]|(?<=[^\W_])[-'&/.](?=[^\W_])|(?<=[0-9])[,:](?=[0-9])))+"
-).findall
+_JOINED = r"(?<=[^\W_])[-'&/.](?=[^\W_])(?!n't\b)|(?<=[0-9])[,:](?=[0-9])"
+_WORDS = re.compile(rf"{_CLITIC}|(?!{_CLITIC})[^\W_](?:(?!{_CLITIC})(?:[^\W_]|{_JOINED}))*").findall
 
 
 def words(text: str) -> Words:

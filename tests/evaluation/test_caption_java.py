@@ -38,9 +38,10 @@ def test_a_parser_that_is_not_there_is_not_downloaded(tmp_path: Path, monkeypatc
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert "expected no-parser.jar in " in java_figures(CAPTIONS, REFERENCES)[1]["spice"]
+    assert "expected no-parser.jar, found none" in java_figures(CAPTIONS, REFERENCES)[1]["spice"]
 
 
+@pytest.mark.soak  # half a minute
 @pytest.mark.skipif(which("java") is None, reason="needs Java")
 def test_meteor_is_1_of_a_caption_that_is_a_reference():
     found, missing = java_figures(CAPTIONS, REFERENCES)
