@@ -8,7 +8,6 @@ Sources: METEOR 1.5, Denkowski and Lavie, W14-3348; SPICE, arXiv 1607.08822.
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -59,11 +58,10 @@ def _meteor(references: Texts, sets: Sequence[Texts]) -> list[float]:
     try:
         return [float(program.compute_score(references, captions)[0]) for captions in sets]
     finally:
-        # After an error the object is still locked, and waits for that when it goes; what it could not write, it would write now.
-        if program.lock.locked():
+        program.meteor_p.kill()
+        program.meteor_p.communicate()
+        if program.lock.locked():  # after an error it still is, and the object waits for it when it goes
             program.lock.release()
-        with suppress(OSError):
-            program.meteor_p.stdin.close()
 
 
 def _spice(references: Texts, sets: Sequence[Texts]) -> list[float]:

@@ -71,7 +71,7 @@ def evaluate_captioning(
         max_tokens: of a caption; also beams, length_penalty: as in `BitGen.caption`.
 
     Returns what `measure` returns, and "decoding": {"max_tokens", "beams", "length_penalty"}. Raises `ValueError` where no image
-    has a reference. Memory: one batch, and 3 to 5 KB an image.
+    has a reference. Memory: one batch, and about 5 KB an image of five references.
     """
     written = write(model, batches, references, max_tokens, beams, length_penalty)
     decoding = {"max_tokens": max_tokens, "beams": beams, "length_penalty": length_penalty}

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from bitgen.evaluation.captioning import (
     write,
 )
 from bitgen.tokens import shared_tokenizer
+from pipeline.results import batches
+from shards.index import ShardIndex
 from tests import fakes
 
 SAID = ("a red dog runs on grass", "two cats sleep on a bed", "a man rides a wave", "")
@@ -192,6 +195,19 @@ def test_a_model_that_says_what_people_wrote_scores_1():
     found = evaluate_captioning(model, batches, lambda position: [said[position]], java=False)
     assert (found["bleu4"], found["rouge_l"]) == pytest.approx((1, 1))
     assert found["decoding"] == {"max_tokens": 24, "beams": 1, "length_penalty": 0.6}
+
+
+def test_the_references_of_a_dataset_are_its_texts(tmp_path: Path):
+    index = ShardIndex.open(fakes.write_shards(tmp_path, "eval/squares", 3))
+    found = evaluate_captioning(
+        fakes.model().eval(),
+        batches(index, range(3), fakes.SIDE, 256, 2),
+        lambda row: [text.text for text in index.record(row).texts],
+        max_tokens=2,
+        java=False,
+    )
+    assert (found["images"], found["references"]) == (3, 6)
+    assert found["controls"][CONSTANT]["caption"] == "a square 0"
 
 
 def test_the_same_is_measured_again():
