@@ -6,7 +6,7 @@ are of `words`, everywhere the same, so that figures of two machines compare, an
 
 sacrebleu counts the n-grams of BLEU. The other two are here: pycocoevalcap, where COCO's programs can be had, is 104 MB without a
 stated licence or a release since 2020, and holds every n-gram of every reference (of 18,325 references 134 MB, here 9), and other
-packages have other definitions. All figures are pycocoevalcap's to 1e-12 (`tests/evaluation/test_caption_scores.py`).
+packages have other definitions. All figures are pycocoevalcap's to 1e-9 (`tests/evaluation/test_caption_scores.py`).
 
 Axes: I images. N is 4, the words of the longest n-gram.
 """
@@ -175,7 +175,8 @@ def score(
 
 
 def figures(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[..., 6] `FIGURES` from [..., 12] means of `Scores.values`: over all images, or over those of resamples."""
+    """[..., 6] `FIGURES` from [..., 12] means of `Scores.values`: over all images, or over those of resamples, for which
+    CIDEr-D goes on weighing n-grams by the whole set."""
     return np.concatenate([bleu(means[..., : 2 + 2 * N]), means[..., 2 + 2 * N :]], axis=-1)
 
 
