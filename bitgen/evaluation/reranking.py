@@ -1,7 +1,7 @@
 """The first few that the dual encoder finds, ordered anew by the matching head, which looks at image and text together.
 
 A pair costs a pass through the fused layers, so only the first K of each query are asked about; a pair that is a candidate both
-ways is asked about once. Source: ALBEF, arXiv 2107.07651, section 6 (K = 256 on COCO, 128 on Flickr30k).
+ways is asked about once. Source: ALBEF, arXiv 2107.07651 (K = 256 on COCO, 128 on Flickr30k).
 
 What it takes for I images and T texts: (I + T) K pairs at most, 1.9 million for COCO's 5,000 and 25,010 at K = 64; a temporary file
 of 128 KiB an image; in memory 4 bytes a token, about 40 a pair, and `PAIRS` pairs in the making. So no set is too large to be held.
