@@ -12,7 +12,8 @@ from bitgen.evaluation.grounding import encode, predict
 from bitgen.evaluation.page import Html, document, join, paragraph, text
 from bitgen.evaluation.phrases import text_rows
 from bitgen.evaluation.pictures import photo_uri, picture
-from bitgen.evaluation.retrieval import Gallery, embed
+from bitgen.evaluation.ranking import Gallery
+from bitgen.evaluation.retrieval import embed
 from bitgen.evaluation.sheet import THUMBNAIL_PX
 from bitgen.evaluation.vectors import plane_figure, similarity_figure
 from bitgen.licences import may_leave

@@ -8,14 +8,25 @@ the same with both texts.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from math import isqrt
 
 import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.boxes import aligned_overlap, enclose, generalised_overlap, overlap
+from bitgen.boxes import enclose, overlap
+from bitgen.evaluation.bootstrap import RESAMPLES, stated
+from bitgen.evaluation.items import Items, phrase_keys
+from bitgen.evaluation.phrase_scores import (
+    Answers,
+    Targets,
+    join_answers,
+    join_targets,
+    measure,
+    scores,
+    select,
+    shares,
+)
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
 from bitgen.image import to_image
 from bitgen.model.bitgen import BitGen, ImageStates
@@ -26,50 +37,26 @@ FIT_TARGETS = 20_000
 """Targets that the constant box is fitted on, at most."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What was asked and answered, one row a phrase, on the CPU."""
-
-    boxes: Tensor
-    """[P, 4] float64, pixels: the predicted box."""
-    peaks: Tensor
-    """[P, 2] float64, pixels: the centre of the heat-map's highest patch."""
-    finite: Tensor
-    """[P] bool: false where the model gave something that is not a number; such an answer is a miss."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a set of phrases names. Rows as in `Answers`."""
-
-    boxes: Tensor
-    """[N, 4] float64, pixels."""
-    box_phrase: Tensor
-    """[N] int64, ascending."""
-    merged: Tensor
-    """[P, 4] float64, pixels: the smallest box around all boxes of a phrase."""
-    sizes: Tensor
-    """[P, 2] float64: width and height of each phrase's image in pixels."""
-
-    @property
-    def fractions(self) -> Tensor:
-        """[P, 4] float64: `merged` in fractions of the image."""
-        return self.merged / self.sizes.repeat(1, 2)
-
-
 def evaluate_grounding(
-    model: BitGen, batches: Iterable[Batch], *, train_targets: Tensor | None = None, seed: int = 0
+    model: BitGen,
+    batches: Iterable[Batch],
+    *,
+    train_targets: Tensor | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    items: dict[str, Items] | None = None,
 ) -> dict:
     """Accuracy over all phrases of `batches`, and the three controls.
 
     Args:
         train_targets: [P, 4] merged target boxes of the training set in fractions of their images, which the constant
             box is fitted on; without them it is fitted on the very set, and the result says so.
-        seed: of the shuffled texts.
+        seed: of the shuffled texts, and of the intervals; resamples: of these.
+        items: gets the values of every phrase, "grounding".
 
-    Returns what `measure` returns, and "truncated" (phrases beyond the end of a text that was cut off at the token
-    limit: the protocol is all expressions, so each is a miss of the model's; the controls are over the others),
-    "dropped" (other things left out, by reason), "not_finite" (predictions that are not numbers; misses too),
+    Returns what `shares` returns, and "bootstrap" (as `bootstrap.stated`), "truncated" (phrases beyond the end of a text that
+    was cut off at the token limit: the protocol is all expressions, so each is a miss of the model's; the controls are over the
+    others), "dropped" (other things left out, by reason), "not_finite" (predictions that are not numbers; misses too),
     "controls": {"constant_box": {..., "box", "fitted_on"}, "whole_image": {...}, "shuffled_text": {..., "seed"}}.
     Raises `ValueError` where no batch holds a phrase.
     """
@@ -95,11 +82,16 @@ def evaluate_grounding(
         raise ValueError("expected one or more phrases to ground, found none")
     targets, answers = join_targets(asked), join_answers(answered)
     truncated = dropped.pop("span_truncated", 0)
-    controls = constant_controls(targets, train_targets)
+    controls = constant_controls(targets, train_targets, seed, resamples)
     if shuffled:
-        controls["shuffled_text"] = {**measure(join_answers(shuffled), join_targets(shuffled_asked)), "seed": seed}
+        found = measure(join_answers(shuffled), join_targets(shuffled_asked), 0, seed, resamples)
+        controls["shuffled_text"] = {**found, "seed": seed}
+    own = scores(answers, targets, unasked=truncated)
+    if items is not None:
+        items["grounding"] = own
     return {
-        **measure(answers, targets, unasked=truncated),
+        **shares(own, seed, resamples),
+        "bootstrap": stated(own.photographs, seed, resamples),
         "truncated": truncated,
         "dropped": dict(sorted(dropped.items())),
         "not_finite": int((~answers.finite).sum()),
@@ -107,46 +99,15 @@ def evaluate_grounding(
     }
 
 
-def measure(answers: Answers, targets: Targets, unasked: int = 0) -> dict:
-    """Shares 0..1 over P phrases and the `unasked`, which are misses: overlap 0.
-
-    "acc25", "acc50", "acc75": overlap with the merged box of at least 0.25, 0.5, 0.75; "mean_iou"; "giou50":
-    generalised overlap of at least 0.5, which is stricter; "any_box_acc50": overlap of at least 0.5 with any of the
-    phrase's boxes; "pointing": the peak lies within any of them; "phrases": how many that are. Source:
-    arXiv 1608.00272 (IoU), arXiv 1608.00507, section 4.2 (pointing, here without its tolerance), arXiv 1505.04870
-    (merged and any box).
-    """
-    asked = len(targets.merged)
-    phrases = asked + unasked
-    iou = aligned_overlap(answers.boxes, targets.merged)
-    giou = generalised_overlap(answers.boxes, targets.merged)
-    each = aligned_overlap(answers.boxes[targets.box_phrase], targets.boxes)
-    best = torch.zeros(asked, dtype=each.dtype).scatter_reduce(0, targets.box_phrase, each, "amax")
-    x, y = answers.peaks[targets.box_phrase].unbind(dim=1)
-    x0, y0, x1, y1 = targets.boxes.unbind(dim=1)
-    inside = ((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)).double()
-    pointed = torch.zeros(asked, dtype=torch.float64).scatter_reduce(0, targets.box_phrase, inside, "amax")
-    return {
-        "acc25": _share(iou >= 0.25, phrases),
-        "acc50": _share(iou >= 0.5, phrases),
-        "acc75": _share(iou >= 0.75, phrases),
-        "mean_iou": _share(iou, phrases),
-        "giou50": _share(giou >= 0.5, phrases),
-        "any_box_acc50": _share(best >= 0.5, phrases),
-        "pointing": _share(pointed, phrases),
-        "phrases": phrases,
-    }
-
-
-def constant_controls(targets: Targets, train_targets: Tensor | None) -> dict[str, dict]:
+def constant_controls(
+    targets: Targets, train_targets: Tensor | None, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, dict]:
     """What one box for every phrase scores: the best constant one, and the whole image; its middle is the peak."""
     box = constant_box(targets.fractions if train_targets is None else train_targets)
     fitted_on = "this set" if train_targets is None else "train"
     whole = box.new_tensor([0.0, 0.0, 1.0, 1.0])
-    return {
-        "constant_box": {**measure(_repeat(box, targets), targets), "box": box.tolist(), "fitted_on": fitted_on},
-        "whole_image": measure(_repeat(whole, targets), targets),
-    }
+    constant, all_of_it = (measure(_repeat(each, targets), targets, 0, seed, resamples) for each in (box, whole))
+    return {"constant_box": {**constant, "box": box.tolist(), "fitted_on": fitted_on}, "whole_image": all_of_it}
 
 
 def constant_box(targets: Tensor) -> Tensor:
@@ -217,7 +178,8 @@ def targets_of(batch: Batch) -> Targets:
     row = batch.text_image[batch.phrase_text]
     crops, sizes = batch.crops[row].double(), batch.sizes[row].double()
     boxes = to_pixels(batch.boxes.double(), crops[batch.box_phrase], sizes[batch.box_phrase])
-    return Targets(boxes, batch.box_phrase, enclose(boxes, batch.box_phrase, len(row)), sizes)
+    merged = enclose(boxes, batch.box_phrase, len(row))
+    return Targets(boxes, batch.box_phrase, merged, sizes, batch.image_ids[row], tuple(phrase_keys(batch)))
 
 
 def to_pixels(places: Tensor, crops: Tensor, sizes: Tensor) -> Tensor:
@@ -230,26 +192,6 @@ def to_pixels(places: Tensor, crops: Tensor, sizes: Tensor) -> Tensor:
     return to_image(places, crops) * sizes.repeat(1, places.shape[1] // 2)
 
 
-def select(targets: Targets, phrases: Tensor) -> Targets:
-    """The targets of some phrases: ascending row numbers [P']."""
-    number = torch.full((len(targets.merged),), -1, dtype=torch.int64)
-    number[phrases] = torch.arange(len(phrases))
-    phrase = number[targets.box_phrase]
-    kept = phrase >= 0
-    return Targets(targets.boxes[kept], phrase[kept], targets.merged[phrases], targets.sizes[phrases])
-
-
-def join_answers(parts: list[Answers]) -> Answers:
-    return Answers(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Answers)))
-
-
-def join_targets(parts: list[Targets]) -> Targets:
-    starts = torch.tensor([0, *(len(p.merged) for p in parts)]).cumsum(0).tolist()
-    phrase = torch.cat([p.box_phrase + start for p, start in zip(parts, starts, strict=False)])
-    boxes, merged, sizes = (torch.cat([getattr(p, name) for p in parts]) for name in ("boxes", "merged", "sizes"))
-    return Targets(boxes, phrase, merged, sizes)
-
-
 def _repeat(box: Tensor, targets: Targets) -> Answers:
     scale = targets.sizes.repeat(1, 2)
     boxes = box.double() * scale
@@ -258,7 +200,3 @@ def _repeat(box: Tensor, targets: Targets) -> Answers:
 
 def _spaced(count: int, most: int) -> Tensor:
     return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
-
-
-def _share(hits: Tensor, phrases: int) -> float:
-    return hits.double().sum().item() / phrases

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitgen.evaluation.retrieval import ranks
+from bitgen.evaluation.ranking import ranks
 from bitgen.model.memory import EpisodicMemory, MemoryState
 
 

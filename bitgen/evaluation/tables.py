@@ -9,12 +9,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bitgen.evaluation.bootstrap import PERCENT
+
 SPLITS = {"train": "train", "heldout": "held out"}
 CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
 CAPTION_CONTROLS = {"shuffled_captions": "captions of other images", "constant_caption": "one caption for all"}
 CAPTION_FIGURES = {"cider_d": "CIDEr-D", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "rouge_l": "ROUGE-L"}
 JAVA_FIGURES = {"meteor": "METEOR", "spice": "SPICE"}
 """Shown where a set has them."""
+DIRECTIONS = {"t2i": "text→image", "i2t": "image→text"}
+FIGURES = {
+    **{f"r{k}": f"R@{k}" for k in (1, 5, 10)},
+    **{f"reranked_r{k}": f"R@{k} re-ranked" for k in (1, 5, 10)},
+    "acc25": "IoU ≥ 0.25",
+    "acc50": "IoU ≥ 0.5",
+    "acc75": "IoU ≥ 0.75",
+    "mean_iou": "mean IoU",
+    "giou50": "GIoU ≥ 0.5",
+    "any_box_acc50": "any box",
+    "pointing": "pointing",
+}
+"""What items are measured by (`bitgen.evaluation.items`), in words; others stand under their own names."""
 ADDED = ("images", "texts", "phrases", "truncated", "not_finite", "references", "repeated", "unfinished", "empty")
 """Counts, which are added up over sets where shares are averaged."""
 
@@ -48,13 +63,15 @@ def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def retrieval_table(results: Mapping[str, Any]) -> Table:
-    """Recalls in percent and median ranks; a set's chance level stands under it."""
+    """Recalls in percent and median ranks; a set's chance level stands under it, and between them what re-ranking makes of it."""
     rows: list[tuple[str, ...]] = []
     lesser = []
     for label, found in _sets(results, "retrieval"):
-        rows.append(
-            (label, f"{found['images']:,}", f"{found['texts']:,}", *_direction(found["t2i"]), *_direction(found["i2t"]))
-        )
+        counts = f"{found['images']:,}", f"{found['texts']:,}"
+        rows.append((label, *counts, *_direction(found["t2i"]), *_direction(found["i2t"])))
+        if again := found.get("reranked"):
+            which = f"first {again['k']:,} re-ranked" if "k" in again else "re-ranked"
+            rows.append((f"{label}, {which}", *counts, *_direction(again["t2i"]), *_direction(again["i2t"])))
         chance = found["chance"]
         lesser.append(len(rows))
         rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
@@ -92,6 +109,25 @@ def grounding_table(results: Mapping[str, Any]) -> Table:
             rows.append((f"{CONTROLS[name]}{fitted}", *_accuracies(control)))
     header = ("grounding, %", "phrases", "IoU ≥ 0.5", "mean IoU", "IoU ≥ 0.25", "IoU ≥ 0.75", "any box", "pointing")
     return Table(header, tuple(rows), tuple(lesser))
+
+
+def comparison_table(comparisons: Mapping[str, Mapping[str, Mapping[str, Any]]], a: str = "A", b: str = "B") -> Table:
+    """Two checkpoints by the names `a` and `b`: figures in percent, their differences in percentage points.
+
+    Args:
+        comparisons: by set and by kind of items (`t2i`, `i2t`, `grounding`), what `compare.compare` returns.
+    """
+    rows: list[tuple[str, ...]] = []
+    for label, kinds in comparisons.items():
+        for kind, compared in kinds.items():
+            place = f"{label} {DIRECTIONS[kind]}" if kind in DIRECTIONS else label
+            for name, found in compared["figures"].items():
+                low, high = (f"{100 * end:+.1f}" for end in found["interval"]) if "interval" in found else ("", "")
+                figures = f"{100 * found['a']:.1f}", f"{100 * found['b']:.1f}", f"{100 * found['difference']:+.1f}"
+                p = f"{found['p']:.3f}" if "p" in found else ""
+                rows.append((f"{place}: {FIGURES.get(name, name)}", f"{compared['items']:,}", *figures, low, high, p))
+    header = ("comparison, %", "items", a, b, "difference", f"{PERCENT}% from", "to", "p")
+    return Table(header, tuple(rows), ())
 
 
 def plain(table: Table) -> str:

@@ -25,7 +25,8 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from bitgen.evaluation.retrieval import Gallery, rank_both, summarise
+from bitgen.evaluation.ranking import Gallery, rank_both
+from bitgen.evaluation.retrieval import summarise
 from shards.index import ShardIndex
 
 LR, WEIGHT_DECAY, BETAS, EPS = 1e-3, 0.1, (0.9, 0.98), 1e-6

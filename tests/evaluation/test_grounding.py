@@ -6,19 +6,17 @@ from torch import Tensor, tensor
 
 from bitgen.boxes import enclose
 from bitgen.evaluation.grounding import (
-    Answers,
-    Targets,
     constant_box,
     constant_controls,
     encode,
     evaluate_grounding,
-    join_targets,
-    measure,
     peak,
     predict,
-    select,
+    targets_of,
     to_pixels,
 )
+from bitgen.evaluation.items import Items
+from bitgen.evaluation.phrase_scores import Targets
 from bitgen.evaluation.phrases import split, text_rows
 from tests import fakes
 
@@ -28,50 +26,8 @@ def targets(boxes: list[list[float]], box_phrase: list[int], side_px: float = 10
     phrase = tensor(box_phrase)
     phrases = max(box_phrase) + 1
     sizes = torch.full((phrases, 2), side_px, dtype=torch.float64)
-    return Targets(corners, phrase, enclose(corners, phrase, phrases), sizes)
-
-
-def answers(boxes: list[list[float]], peaks: list[list[float]]) -> Answers:
-    corners = tensor(boxes, dtype=torch.float64)
-    return Answers(corners, tensor(peaks, dtype=torch.float64), torch.ones(len(corners), dtype=torch.bool))
-
-
-def test_accuracy_at_three_thresholds_by_hand():
-    # Overlaps 1, 0.8, 0.5 and 0.3 with a square of 100 x 100.
-    square = [0.0, 0.0, 100.0, 100.0]
-    given = answers([square, [0, 0, 100, 80], [0, 0, 100, 50], [0, 0, 100, 30]], [[50, 50]] * 4)
-    found = measure(given, targets([square] * 4, [0, 1, 2, 3]))
-    assert (found["acc25"], found["acc50"], found["acc75"]) == (1.0, 0.75, 0.5)
-    assert found["mean_iou"] == pytest.approx((1 + 0.8 + 0.5 + 0.3) / 4)
-    assert found["phrases"] == 4
-
-
-def test_a_phrase_with_two_boxes_is_measured_against_their_union_and_against_either():
-    two = targets([[0, 0, 40, 40], [60, 60, 100, 100]], [0, 0])
-    one_of_them = measure(answers([[0, 0, 40, 40]], [[80, 80]]), two)
-    around_both = measure(answers([[0, 0, 100, 100]], [[50, 50]]), two)
-    assert (one_of_them["acc50"], one_of_them["any_box_acc50"], one_of_them["pointing"]) == (0.0, 1.0, 1.0)
-    assert (around_both["acc50"], around_both["any_box_acc50"], around_both["pointing"]) == (1.0, 0.0, 0.0)
-
-
-def test_what_was_not_asked_is_a_miss():
-    square = [0.0, 0.0, 100.0, 100.0]
-    found = measure(answers([square], [[50, 50]]), targets([square], [0]), unasked=3)
-    assert (found["acc50"], found["mean_iou"], found["pointing"], found["phrases"]) == (0.25, 0.25, 0.25, 4)
-
-
-def test_generalised_accuracy_is_stricter():
-    # 75 x 100 shifted by 15 and 15: common 60 x 85 = 5100, union 9900, enclosed by 90 x 115 = 10350.
-    # IoU 5100 / 9900 = 0.515; GIoU 0.515 - 450 / 10350 = 0.472.
-    found = measure(answers([[15, 15, 90, 115]], [[0, 0]]), targets([[0, 0, 75, 100]], [0]))
-    assert found["mean_iou"] == pytest.approx(5100 / 9900)
-    assert (found["acc50"], found["giou50"]) == (1.0, 0.0)
-
-
-def test_an_answer_that_is_not_a_number_is_a_miss_and_not_a_nan():
-    given = Answers(torch.zeros(1, 4).double(), torch.full((1, 2), -1.0).double(), tensor([False]))
-    found = measure(given, targets([[0, 0, 40, 40]], [0]))
-    assert (found["mean_iou"], found["pointing"]) == (0.0, 0.0)
+    keys = tuple(f"phrase-{number}" for number in range(phrases))
+    return Targets(corners, phrase, enclose(corners, phrase, phrases), sizes, 100 + torch.arange(phrases), keys)
 
 
 def test_a_prediction_in_a_crop_comes_back_to_the_pixels_of_the_stored_image():
@@ -142,20 +98,6 @@ def test_the_whole_image_scores_the_area_of_the_target():
     assert (found["acc50"], found["pointing"]) == (1.0, 1.0)
 
 
-def test_selected_phrases_keep_their_own_boxes():
-    three = targets([[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5], [6, 6, 7, 7]], [0, 1, 1, 2])
-    kept = select(three, tensor([1, 2]))
-    assert kept.boxes[:, 0].tolist() == [2, 4, 6]
-    assert kept.box_phrase.tolist() == [0, 0, 1]
-    assert kept.merged[:, 2].tolist() == [5, 7]
-
-
-def test_joined_targets_number_their_phrases_on():
-    joined = join_targets([targets([[0, 0, 1, 1], [0, 0, 2, 2]], [0, 1]), targets([[0, 0, 3, 3]], [0])])
-    assert joined.box_phrase.tolist() == [0, 1, 2]
-    assert joined.merged[:, 2].tolist() == [1, 2, 3]
-
-
 def test_a_model_is_asked_for_every_phrase_and_every_control():
     batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)]
     found = evaluate_grounding(fakes.model().eval(), batches)
@@ -219,3 +161,44 @@ def test_a_model_that_gives_nan_scores_nothing():
         model.grounding.regression.fill_(torch.nan)
     found = evaluate_grounding(model, [fakes.fake_batch(2, seed=1)])
     assert (found["not_finite"], found["mean_iou"], found["pointing"]) == (8, 0.0, 0.0)
+
+
+def test_every_figure_and_every_control_has_an_interval():
+    batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)]
+    found = evaluate_grounding(fakes.model().eval(), batches, seed=3, resamples=50)
+    names = {"acc25", "acc50", "acc75", "mean_iou", "giou50", "any_box_acc50", "pointing"}
+    assert all(each["interval"].keys() == names for each in (found, *found["controls"].values()))
+    low, high = found["interval"]["mean_iou"]
+    assert low < found["mean_iou"] < high
+    assert found["bootstrap"] == {"percent": 95, "resamples": 50, "seed": 3, "photographs": 5}
+
+
+def test_intervals_of_the_model_and_of_the_controls_are_by_photograph():
+    model, batch = fakes.model().eval(), fakes.fake_batch(3, seed=1, image_ids=[7, 7, 7])
+    found = evaluate_grounding(model, [batch, fakes.fake_batch(2, phrases=0)])
+    assert found["interval"] == {}
+    assert found["controls"]["constant_box"]["interval"] == {}
+    assert found["controls"]["whole_image"]["interval"] == {}
+
+
+def test_every_phrase_can_be_had_by_name_and_photograph():
+    items: dict[str, Items] = {}
+    batches = [fakes.fake_batch(1, texts=2, phrases=1, seed=1), fakes.fake_batch(1, texts=1, seed=2, position=3)]
+    found = evaluate_grounding(fakes.model().eval(), batches, items=items)
+    assert items["grounding"].keys == ("fake-0.0.0", "fake-0.1.0", "fake-3.0.0", "fake-3.0.1")
+    assert items["grounding"].photographs.tolist() == [1000, 1000, 1003, 1003]
+    assert items["grounding"].means() == {name: found[name] for name in items["grounding"].values}
+
+
+def test_a_phrase_beyond_the_token_limit_is_among_the_items():
+    items: dict[str, Items] = {}
+    batch = replace(fakes.fake_batch(1, texts=1, phrases=1), dropped={"span_truncated": 2})
+    evaluate_grounding(fakes.model().eval(), [batch], items=items)
+    assert items["grounding"].keys == ("fake-0.0.0", "truncated.0", "truncated.1")
+    assert items["grounding"].values["mean_iou"][1:].tolist() == [0.0, 0.0]
+
+
+def test_targets_know_their_photographs():
+    found = targets_of(fakes.fake_batch(2, texts=1, phrases=2, position=4))
+    assert found.photographs.tolist() == [1004, 1004, 1005, 1005]
+    assert found.keys == ("fake-4.0.0", "fake-4.0.1", "fake-5.0.0", "fake-5.0.1")

@@ -3,25 +3,11 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor, tensor
-from torch.nn.functional import normalize
 
-from bitgen.evaluation.retrieval import (
-    Gallery,
-    chance,
-    embed,
-    evaluate_retrieval,
-    rank_both,
-    ranks,
-    recall,
-    summarise,
-)
+from bitgen.evaluation.items import Items
+from bitgen.evaluation.ranking import ranks
+from bitgen.evaluation.retrieval import chance, embed, evaluate_retrieval, recall, summarise
 from tests import fakes
-
-
-def slow_rank(scores: list[float], relevant: list[bool]) -> int:
-    """Sorts the gallery; among equal scores the relevant ones come last; counts from 1 to the first relevant one."""
-    order = sorted(range(len(scores)), key=lambda entry: (-scores[entry], relevant[entry]))
-    return 1 + [relevant[entry] for entry in order].index(True)
 
 
 def retrieve(similarity: Tensor, text_image: Tensor) -> dict:
@@ -37,43 +23,8 @@ def slow_chance(size: int, relevant: int, k: int) -> float:
     return sum(min(draw) < relevant for draw in draws) / len(draws)
 
 
-def scores_with_ties(images: int, texts: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 7, (images, texts), generator=generator).float()
-
-
 # Of 12 texts, in no order, on 5 images: 4, 1, 3, 2, 2 texts an image.
 TEXT_IMAGE = tensor([2, 0, 4, 0, 2, 3, 1, 0, 0, 3, 2, 4])
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_image_ranks_equal_a_sorted_reference(seed: int):
-    similarity = scores_with_ties(5, 12, seed)
-    relevant = torch.arange(5)[:, None] == TEXT_IMAGE
-    expected = [slow_rank(s, r) for s, r in zip(similarity.tolist(), relevant.tolist(), strict=True)]
-    assert ranks(similarity, relevant).tolist() == expected
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_text_ranks_equal_a_sorted_reference(seed: int):
-    similarity = scores_with_ties(5, 12, seed)
-    relevant = TEXT_IMAGE[:, None] == torch.arange(5)
-    expected = [slow_rank(s, r) for s, r in zip(similarity.T.tolist(), relevant.tolist(), strict=True)]
-    assert ranks(similarity.T, relevant).tolist() == expected
-
-
-def test_any_caption_of_the_image_is_a_hit():
-    found = ranks(tensor([[0.9, 0.1, 0.5]]), tensor([[True, True, False]]))
-    assert found.tolist() == [1]
-
-
-def test_captions_of_one_image_do_not_push_each_other_down():
-    found = ranks(tensor([[0.9, 0.9, 0.9, 0.1]]), tensor([[True, True, True, False]]))
-    assert found.tolist() == [1]
-
-
-def test_a_tie_counts_against_the_query():
-    assert ranks(tensor([[0.5, 0.5, 0.5, 0.1]]), tensor([[True, False, False, False]])).tolist() == [3]
 
 
 def test_a_model_that_gives_one_score_to_everything_ranks_last():
@@ -82,22 +33,9 @@ def test_a_model_that_gives_one_score_to_everything_ranks_last():
     assert result["t2i"]["median_rank"] == 5
 
 
-def test_a_model_that_gives_nan_ranks_last():
-    assert ranks(torch.full((1, 4), torch.nan), tensor([[True, False, False, False]])).tolist() == [4]
-
-
-def test_a_nan_among_the_others_counts_against_the_query():
-    assert ranks(tensor([[0.5, torch.nan, 0.1]]), tensor([[True, False, False]])).tolist() == [2]
-
-
-def test_a_query_with_nothing_relevant_is_refused():
-    with pytest.raises(ValueError, match="found a query with nothing to retrieve"):
-        ranks(torch.rand(2, 3), tensor([[True, False, False], [False, False, False]]))
-
-
 def test_one_image_and_its_text_are_found():
     result = retrieve(tensor([[0.3]]), tensor([0]))
-    assert result["t2i"] == {"r1": 1.0, "r5": 1.0, "r10": 1.0, "median_rank": 1.0}
+    assert result["t2i"] == {"r1": 1.0, "r5": 1.0, "r10": 1.0, "median_rank": 1.0, "interval": {}}
     assert result["chance"]["i2t"] == {"r1": 1.0, "r5": 1.0, "r10": 1.0}
 
 
@@ -127,30 +65,6 @@ def test_chance_is_certainty_where_the_gallery_is_smaller_than_the_list():
     assert chance(tensor([0, 1, 2]), tensor([0, 1, 2]))["r10"] == 1.0
 
 
-def random_gallery(seed: int) -> Gallery:
-    generator = torch.Generator().manual_seed(seed)
-    images = normalize(torch.randn(5, 8, generator=generator), dim=-1)
-    texts = normalize(torch.randn(12, 8, generator=generator), dim=-1)
-    return Gallery(images, texts, torch.arange(5) * 100, TEXT_IMAGE * 100)
-
-
-def test_chunks_of_any_size_give_the_ranks_of_the_whole_matrix():
-    gallery = random_gallery(0)
-    similarity = gallery.images @ gallery.texts.T
-    relevant = torch.arange(5)[:, None] == TEXT_IMAGE
-    image_ranks, text_ranks = rank_both(gallery, cells=1)
-    assert torch.equal(image_ranks, ranks(similarity, relevant))
-    assert torch.equal(text_ranks, ranks(similarity.T, relevant.T))
-
-
-def test_a_photograph_that_stands_twice_is_not_its_own_distractor():
-    vectors = torch.eye(3)
-    gallery = Gallery(vectors[[0, 0, 1]], vectors[[0, 0, 1]], tensor([5, 5, 6]), tensor([5, 5, 6]))
-    image_ranks, text_ranks = rank_both(gallery)
-    assert image_ranks.tolist() == [1, 1, 1]
-    assert text_ranks.tolist() == [1, 1, 1]
-
-
 def test_a_model_is_evaluated_over_all_texts_of_all_batches():
     batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3)]
     found = evaluate_retrieval(fakes.model().eval(), batches)
@@ -175,3 +89,68 @@ def test_embeddings_do_not_depend_on_the_other_images_of_a_batch():
 def test_nothing_to_retrieve_is_refused():
     with pytest.raises(ValueError, match="expected one or more images with texts"):
         evaluate_retrieval(fakes.model().eval(), [])
+
+
+def test_every_recall_has_an_interval_by_photograph():
+    # Five photographs; the texts of one are found, those of the others are not.
+    text_ids = tensor([0, 0, 0, 0, 1, 2, 3, 4])
+    found = summarise(torch.arange(1, 6), tensor([1, 1, 1, 1, 6, 6, 6, 6]), torch.arange(5), text_ids)
+    assert found["t2i"]["interval"]["r10"] == [1.0, 1.0]
+    assert found["t2i"]["interval"]["r1"][0] == 0.0  # where that photograph is not drawn
+    assert found["i2t"]["interval"].keys() == {"r1", "r5", "r10"}
+    assert found["bootstrap"] == {"percent": 95, "resamples": 1000, "seed": 0, "photographs": 5}
+
+
+def test_seed_and_resamples_of_the_intervals_are_those_asked_for():
+    model, batch = fakes.model().eval(), fakes.fake_batch(12, seed=1)
+    found = evaluate_retrieval(model, [batch], seed=1, resamples=20)
+    assert found["bootstrap"] == {"percent": 95, "resamples": 20, "seed": 1, "photographs": 12}
+    assert found["t2i"] != evaluate_retrieval(model, [batch], seed=2, resamples=20)["t2i"]
+
+
+def collected(rerank: int | None) -> tuple[dict, dict[str, Items]]:
+    batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3, tokens=32)]
+    items: dict[str, Items] = {}
+    return evaluate_retrieval(fakes.model().eval(), batches, rerank=rerank, items=items), items
+
+
+def test_every_query_can_be_had_by_name_and_photograph():
+    _, items = collected(None)
+    assert items["i2t"].keys == ("fake-0", "fake-1", "fake-2", "fake-3", "fake-4")
+    assert items["i2t"].photographs.tolist() == [1000, 1001, 1002, 1003, 1004]
+    assert items["t2i"].keys[5:8] == ("fake-2.1", "fake-3.0", "fake-3.1")
+    assert items["t2i"].photographs[5:8].tolist() == [1002, 1003, 1003]
+
+
+@pytest.mark.parametrize("name", ["t2i", "i2t"])
+def test_the_means_of_the_queries_are_the_recalls(name: str):
+    found, items = collected(3)
+    recalls = {figure: found[name][figure] for figure in ("r1", "r5", "r10")}
+    again = {f"reranked_{figure}": found["reranked"][name][figure] for figure in ("r1", "r5", "r10")}
+    assert items[name].means() == pytest.approx(recalls | again)
+
+
+def test_without_reranking_there_is_nothing_of_it():
+    found, items = collected(None)
+    assert "reranked" not in found
+    assert items["t2i"].values.keys() == {"r1", "r5", "r10"}
+
+
+def test_what_is_reranked_stands_beside_what_the_dual_encoder_finds():
+    alone, both = collected(None)[0], collected(4)[0]
+    reranked = both.pop("reranked")
+    assert both == alone
+    assert reranked["k"] == 4
+    assert reranked["t2i"].keys() == alone["t2i"].keys()
+    assert reranked["rsum"] == sum(reranked[name][f"r{k}"] for name in ("t2i", "i2t") for k in (1, 5, 10))
+
+
+def test_the_first_alone_cannot_be_reranked():
+    found, _ = collected(1)
+    assert found["reranked"]["t2i"] == found["t2i"]
+    assert found["reranked"]["i2t"] == found["i2t"]
+
+
+def test_no_candidates_are_refused():
+    with pytest.raises(ValueError, match="expected one or more candidates to order anew, found 0"):
+        evaluate_retrieval(fakes.model().eval(), [fakes.fake_batch()], rerank=0)

@@ -1,6 +1,14 @@
 import pytest
 
-from bitgen.evaluation.tables import Table, captioning_table, grounding_table, mean, plain, retrieval_table
+from bitgen.evaluation.tables import (
+    Table,
+    captioning_table,
+    comparison_table,
+    grounding_table,
+    mean,
+    plain,
+    retrieval_table,
+)
 
 DIRECTION = {"r1": 0.125, "r5": 0.5, "r10": 1.0, "median_rank": 5.5}
 CHANCE = {"r1": 0.01, "r5": 0.05, "r10": 0.1}
@@ -91,3 +99,53 @@ def test_several_sets_of_a_split_have_a_mean_row():
 def test_a_plain_table_is_aligned():
     drawn = plain(Table(("set", "R@1"), (("a", "5.0"), ("chance", "10.0")), (1,)))
     assert drawn.splitlines() == ["set        R@1", "--------------", "a          5.0", "  chance  10.0"]
+
+
+def test_what_is_reranked_stands_under_what_the_dual_encoder_finds():
+    again = {"t2i": {**DIRECTION, "r1": 0.25}, "i2t": DIRECTION, "rsum": 3.375, "k": 64}
+    found = retrieval_table({"heldout": {"datasets": {"eval/a": {"retrieval": {**RETRIEVAL, "reranked": again}}}}})
+    assert [row[0] for row in found.rows] == ["held out: eval/a", "held out: eval/a, first 64 re-ranked", "chance"]
+    assert found.rows[1][1:5] == ("1,200", "6,000", "25.0", "50.0")
+    assert found.lesser == (2,)
+
+
+def test_the_mean_of_what_is_reranked_names_no_number_of_candidates():
+    again = {"t2i": DIRECTION, "i2t": DIRECTION, "rsum": 3.25, "k": 64}
+    merged = mean([{**RETRIEVAL, "reranked": again}] * 2)
+    sets = {name: {"retrieval": {**RETRIEVAL, "reranked": again}} for name in ("eval/a", "eval/b")}
+    found = retrieval_table({"heldout": {"datasets": sets, "retrieval": merged}})
+    assert found.rows[7][:4] == ("held out: mean of 2, re-ranked", "2,400", "12,000", "12.5")
+
+
+def test_the_mean_of_several_sets_has_no_interval():
+    settings = {"percent": 95, "resamples": 1000, "seed": 0, "photographs": 5}
+    one = {**SHARES, "phrases": 10, "interval": {"acc50": [0.4, 0.6]}, "bootstrap": settings}
+    assert mean([one, one]) == {**SHARES, "phrases": 20}
+
+
+def compared(**figures: dict) -> dict:
+    return {"items": 1500, "bootstrap": {}, "figures": figures}
+
+
+def test_a_comparison_is_shown_in_percent_with_signs():
+    r1 = {"a": 0.5, "b": 0.4375, "difference": -0.0625, "interval": [-0.125, 0.015], "p": 0.0199}
+    found = comparison_table({"held out: eval/a": {"t2i": compared(r1=r1)}}, "fine", "joint")
+    assert found.header == ("comparison, %", "items", "fine", "joint", "difference", "95% from", "to", "p")
+    row = ("held out: eval/a text→image: R@1", "1,500", "50.0", "43.8", "-6.2", "-12.5", "+1.5", "0.020")
+    assert found.rows == (row,)
+
+
+def test_every_kind_of_items_has_its_rows():
+    acc50 = {"a": 0.0, "b": 1.0, "difference": 1.0}
+    kinds = {"i2t": compared(reranked_r5=acc50), "grounding": compared(acc50=acc50, other=acc50)}
+    assert [row[0] for row in comparison_table({"eval/a": kinds}).rows] == [
+        "eval/a image→text: R@5 re-ranked",
+        "eval/a: IoU ≥ 0.5",
+        "eval/a: other",
+    ]
+
+
+def test_a_difference_on_one_photograph_is_shown_without_an_interval():
+    acc50 = {"a": 0.0, "b": 1.0, "difference": 1.0}
+    row = comparison_table({"eval/a": {"grounding": compared(acc50=acc50)}}).rows[0]
+    assert row[2:] == ("0.0", "100.0", "+100.0", "", "", "")
