@@ -1,0 +1,93 @@
+"""How far a mean over a set may be trusted: percentile bootstrap intervals, and whether two means differ.
+
+What was measured on one photograph (its texts, its phrases) is alike, so photographs are drawn with replacement and bring all
+that belongs to them: intervals over single phrases would be too narrow. Each figure of a resample is the mean over the items
+drawn, all figures over the same draws. Sources: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13
+(percentiles); Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (groups).
+
+What an interval does not say: of few photographs it is too narrow (in a trial one of 5 held the truth 85 times in 100, of 10 89
+times, of 40 93 times; `covers` in tests/evaluation/test_bootstrap.py); where all items score the same it has no width; and it is
+about other photographs from the same source, with the checkpoint and, in retrieval, the gallery as they are.
+
+Axes: P items, F figures, G photographs, R resamples.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+PERCENT = 95
+"""Of the resamples, the middle ones that an interval holds."""
+DRAWS = 1 << 20
+"""Photographs drawn at once, about 32 MB: 1,000 resamples of 100,000 photographs would be 800 MB."""
+
+
+def intervals(
+    values: Mapping[str, NDArray[np.float64]], groups: NDArray[np.int64], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, list[float]]:
+    """[low, high] of the mean of each figure; {} for one photograph, which says nothing of others.
+
+    Args:
+        values: [P] of each figure.
+        groups: [P] the photograph of each item.
+    """
+    if len(np.unique(groups)) < 2:
+        return {}
+    draws = resampled_means(np.stack(list(values.values()), axis=1), groups, seed, resamples)
+    return dict(zip(values, percentiles(draws).tolist(), strict=True))
+
+
+def stated(groups: NDArray[np.int64], seed: int, resamples: int) -> dict[str, Any]:
+    """What intervals are of, to stand beside them: {"percent", "resamples", "seed", "photographs"}."""
+    return {"percent": PERCENT, "resamples": resamples, "seed": seed, "photographs": len(np.unique(groups))}
+
+
+def resampled_means(
+    values: NDArray[np.float64], groups: NDArray[np.int64], seed: int, resamples: int, draws: int = DRAWS
+) -> NDArray[np.float64]:
+    """[R, F] the mean of every figure in every resample, the same for equal arguments and one version of numpy.
+
+    Args:
+        values: [P, F].
+        groups: [P] the photograph of each item.
+        draws: photographs drawn at once; of no effect but on the last digit.
+
+    A photograph that is drawn c times counts c times: items are added up by photograph once, and no index of items is made.
+    """
+    if resamples < 1:
+        raise ValueError(f"expected one or more resamples, found {resamples}")
+    known, group = np.unique(groups, return_inverse=True)
+    count = len(known)
+    sums = np.stack([np.bincount(group, weights=column, minlength=count) for column in values.T], axis=1)
+    sizes = np.bincount(group, minlength=count).astype(np.float64)
+    random = np.random.default_rng(seed)
+    at_once = max(1, draws // count)
+    means = []
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = random.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        means.append((times @ sums) / (times @ sizes)[:, None])
+    return np.concatenate(means)
+
+
+def percentiles(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[F, 2] low and high ends of the middle `PERCENT` of `draws` [R, F], interpolated between neighbours."""
+    beyond = (1 - PERCENT / 100) / 2
+    return np.quantile(draws, (beyond, 1 - beyond), axis=0).T
+
+
+def other_sign(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[F] twice the share of resampled differences [R, F] on the rarer side of 0, at most 1: what is read as a p-value.
+
+    A difference of 0 counts to both sides, and one resample is added to each count, so that p is 1 where nothing differs and
+    never 0. It is below 0.05 about where the interval leaves out 0. Sources: the test that goes with a percentile interval,
+    Efron and Tibshirani 1993, section 15.4; the count of resamples of the other sign as in Koehn, W04-3250, which is the one of
+    Berg-Kirkpatrick et al., D12-1091 (more than twice the difference found) where resamples lie evenly around it; the added
+    resample, Davison and Hinkley 1997, section 4.2.
+    """
+    rarer = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    return np.minimum(1.0, 2 * (1 + rarer) / (1 + len(draws)))
