@@ -21,6 +21,8 @@ Axes: E episodes, N pairs, D further values, C channels, K slots. Source: the co
 (forgetting), and of retrieval (`bitgen/evaluation/retrieval.py`).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,11 +31,23 @@ from bitgen.evaluation.retrieval import ranks
 from bitgen.model.memory import EpisodicMemory, MemoryState
 
 
-@torch.no_grad()
 def memory_quality(
     memory: EpisodicMemory, keys: Tensor, held_out_keys: Tensor, values: Tensor, others: Tensor | None = None
 ) -> dict[str, float]:
-    """The figures above by name: shares 0..1, and `utilisation` in slots. `kept` is left out where one pair is written.
+    """The means of `memory_hits`, whose arguments it takes: shares 0..1, and `utilisation` in slots."""
+    return means(memory_hits(memory, keys, held_out_keys, values, others))
+
+
+def means(hits: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: each.double().mean().item() for name, each in hits.items()}
+
+
+@torch.no_grad()
+def memory_hits(
+    memory: EpisodicMemory, keys: Tensor, held_out_keys: Tensor, values: Tensor, others: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The figures above by name, for each pair that they are of: [E, N], of `forgotten` and `kept` [E, their pairs], of
+    `utilisation` [E]. `kept` is left out where one pair is written.
 
     Args:
         keys: [E, N, C], written.
@@ -49,7 +63,8 @@ def memory_quality(
         raise ValueError(f"expected 2 or more episodes of 2 or more pairs, found {episodes} of {searched.shape[1]}")
     keys, held_out_keys, values, searched = (each.float() for each in (keys, held_out_keys, values, searched))
     mask = torch.ones(episodes, pairs, dtype=torch.bool, device=keys.device)
-    first = mask & (torch.arange(pairs, device=keys.device) < max(1, pairs // 2))
+    half = max(1, pairs // 2)
+    first = mask & (torch.arange(pairs, device=keys.device) < half)
     empty = memory.empty(episodes)
     written = memory.write(empty, keys, values, mask)
     before = MemoryState(*(part.roll(1, dims=0) for part in written))
@@ -60,21 +75,20 @@ def memory_quality(
         return is_first(memory.read(state, queries).values, searched, same)
 
     after = recalled(without, keys)
-    shares = {
+    found = {
         "written_key": recalled(written, keys),
         "held_out_key": recalled(written, held_out_keys),
         "nearest_key": is_first(held_out_keys, keys, same[:, :, :pairs]),
         "empty": recalled(empty, keys),
         "shuffled": recalled(before, keys),
-        "forgotten": after[first],
-        "kept": after[~first],
-        "chance": same,
+        "forgotten": after[:, :half],
+        "kept": after[:, half:],
+        "chance": same.double().mean(dim=-1),
         "known": memory.is_known(memory.read(written, held_out_keys)),
         "known_unwritten": memory.is_known(memory.read(before, held_out_keys)),
+        "utilisation": memory.utilisation(written),
     }
-    utilisation = memory.utilisation(written).mean().item()
-    found = {name: hits.double().mean().item() for name, hits in shares.items() if hits.numel()}
-    return found | {"utilisation": utilisation}
+    return {name: hits for name, hits in found.items() if hits.numel()}
 
 
 def is_first(queries: Tensor, entries: Tensor, same: Tensor) -> Tensor:

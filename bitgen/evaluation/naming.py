@@ -3,23 +3,31 @@
 Axes: M names, S photographs written of each, Q queries, C channels, K slots.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitgen.evaluation.bootstrap import intervals
 from bitgen.model.memory import EpisodicMemory
 from bitgen.recollections import Recollections
 
 WAYS = (5, 20, 100)
 """Names to tell apart: the first two are what one-shot learning is compared at (arXiv 1606.04080)."""
-_ASKED = 1000
-"""Queries behind each share, at least: its standard error is 1.6% at most."""
 
 
 @torch.no_grad()
 def naming(
-    memory: EpisodicMemory, written: Tensor, asked: Tensor, values: Tensor, seed: int = 0, *, least: int = _ASKED
-) -> dict[str, dict[str, float]]:
+    memory: EpisodicMemory,
+    written: Tensor,
+    asked: Tensor,
+    values: Tensor,
+    seed: int = 0,
+    *,
+    reads: int,
+    resamples: int = 0,
+) -> dict[str, dict[str, Any]]:
     """One-shot naming: one photograph is written under each of M names, and another view of each asked for.
 
     A name is the text of another photograph, which is not among those written: nothing in a picture says which is its name.
@@ -27,22 +35,27 @@ def naming(
     Args:
         written, asked: [I, C] codes of two views of each photograph.
         values: [I, C] codes of texts, all of which differ.
-        least: queries behind each share.
+        reads: queries behind each share, at least.
+        resamples: of "interval": {who: [low, high]}, by photograph (`bootstrap.py`); with 0 there is none.
 
     Returns {str(M): {who: share}} for those of `WAYS` up to half of I: who as in `named`, "chance", and "asked", the queries.
     """
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for ways in (ways for ways in WAYS if 2 * ways <= len(written)):
-        hits: dict[str, float] = {}
-        rounds = -(-least // ways)
-        for _ in range(rounds):
+        hits: dict[str, list[Tensor]] = {}
+        photographs: list[Tensor] = []
+        for _ in range(-(-reads // ways)):
             order = torch.randperm(len(written), generator=generator).to(written.device)
             shown, names = order[:ways], order[ways : 2 * ways]
+            photographs.append(shown.cpu())
             for who, which in named(memory, written[shown][:, None], values[names], asked[shown]).items():
-                hits[who] = hits.get(who, 0) + int((which == torch.arange(ways)).sum())
-        shares = {who: many / (rounds * ways) for who, many in hits.items()}
-        found[str(ways)] = {**shares, "chance": 1 / ways, "asked": rounds * ways}
+                hits.setdefault(who, []).append(which == torch.arange(ways))
+        right = {who: torch.cat(each).double().numpy() for who, each in hits.items()}
+        shares: dict[str, Any] = {who: float(each.mean()) for who, each in right.items()}
+        found[str(ways)] = {**shares, "chance": 1 / ways, "asked": ways * len(photographs)}
+        if resamples:
+            found[str(ways)]["interval"] = intervals(right, torch.cat(photographs).numpy(), seed, resamples)
     return found
 
 

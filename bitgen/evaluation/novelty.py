@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from bitgen.model.memory import EpisodicMemory, MemoryState
 
-_READS = 1024
-
 
 @torch.no_grad()
 def novelty(
@@ -22,7 +20,7 @@ def novelty(
     writes: Sequence[int],
     seed: int = 0,
     *,
-    reads: int = _READS,
+    reads: int,
 ) -> dict[str, dict[str, float]]:
     """How often the memory doubts an unwritten photograph more than a written one, by N as a string.
 

@@ -12,7 +12,7 @@ Naming, forgetting and novelty are about texts of other photographs only.
 Axes: I photographs, E episodes (memories), N pairs written to each, G values searched among, C channels, K slots.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.evaluation.memory import is_first, memory_quality
+from bitgen.evaluation.bootstrap import RESAMPLES, intervals
+from bitgen.evaluation.memory import is_first, means, memory_hits
 from bitgen.evaluation.naming import naming
 from bitgen.evaluation.novelty import apart, novelty
 from bitgen.evaluation.slots import slot_use
@@ -53,16 +54,19 @@ class Halves:
         return len(self.written)
 
 
-def evaluate_memory(model: BitGen, batches: Iterable[Batch], seed: int = 0) -> dict[str, Any]:
+def evaluate_memory(
+    model: BitGen, batches: Iterable[Batch], seed: int = 0, *, reads: int = READS, resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """Every figure of the memory over the photographs of `batches`; a photograph that stands twice counts once.
 
     Args:
-        seed: of the halves and of who is written with whom.
+        seed: of the halves, of who is written with whom, and of the intervals; resamples: of these.
+        reads: readings behind each figure, at least.
 
     Returns {"photographs", "texts" (that differ), "slots", "width", "seed", "searched" (G of the curves), and, each by N as a
     string where it says so:
-        "recall": {"own": {N: figures of `memory_quality`}, "other": {N: ...}}
-        "naming": {N: shares of `naming`}
+        "recall": {"own": {N: figures of `memory_quality`, "reads", "interval"}, "other": {N: ...}}
+        "naming": {N: shares of `naming`, with "interval"}
         "forgetting": what `forgetting` returns
         "novelty": {N: areas of `novelty`}
         "slot_use": what `slot_use` returns}.
@@ -81,10 +85,20 @@ def evaluate_memory(model: BitGen, batches: Iterable[Batch], seed: int = 0) -> d
         "width": memory.width,
         "seed": seed,
         "searched": min(FULL * memory.slots, len(halves) // 3),
-        "recall": recall_curves(memory, halves, writes, seed, searched=FULL * memory.slots),
-        "naming": naming(memory, halves.written[distinct], halves.asked[distinct], halves.values[distinct], seed),
-        "forgetting": forgetting(memory, halves, seed),
-        "novelty": novelty(memory, halves.written, halves.asked, writes, seed),
+        "recall": recall_curves(
+            memory, halves, writes, seed, reads=reads, searched=FULL * memory.slots, resamples=resamples
+        ),
+        "naming": naming(
+            memory,
+            halves.written[distinct],
+            halves.asked[distinct],
+            halves.values[distinct],
+            seed,
+            reads=reads,
+            resamples=resamples,
+        ),
+        "forgetting": forgetting(memory, halves, seed, reads=reads),
+        "novelty": novelty(memory, halves.written, halves.asked, writes, seed, reads=reads),
         "slot_use": slot_use(memory, halves.written, seed),
     }
 
@@ -126,18 +140,21 @@ def recall_curves(
     writes: Sequence[int],
     seed: int = 0,
     *,
-    reads: int = READS,
+    reads: int,
     searched: int = 0,
-) -> dict[str, dict[str, dict[str, float]]]:
+    resamples: int = 0,
+) -> dict[str, dict[str, dict[str, Any]]]:
     """`memory_quality` of `own` and `other` texts by N, as {"own": {"1": {...}, ...}, "other": {...}}, rounded to 1e-4.
 
     Args:
         writes: N, of which those above a third of the photographs are left out.
         reads: readings behind each figure, at least.
         searched: G where N is smaller; with 0 those written alone are searched among.
+        resamples: of intervals, "interval": {figure: [low, high]}, by photograph (`bootstrap.py`), beside which stand "reads", the
+            readings behind a figure; with 0 there are neither.
     """
     generator, most = torch.Generator().manual_seed(seed), len(halves) // 3
-    found: dict[str, dict[str, dict[str, float]]] = {"own": {}, "other": {}}
+    found: dict[str, dict[str, dict[str, Any]]] = {"own": {}, "other": {}}
     for pairs in writes:
         size = min(max(pairs, searched), most)
         if pairs > most or size < 2:
@@ -146,13 +163,22 @@ def recall_curves(
         keys, asked = halves.written[rows[:, :pairs]], halves.asked[rows[:, :pairs]]
         for kind, shift in (("own", 0), ("other", 1)):
             values = halves.values[rows].roll(shift, dims=1)
-            quality = memory_quality(memory, keys, asked, values[:, :pairs], values[:, pairs:])
-            found[kind][str(pairs)] = {name: round(value, 4) for name, value in quality.items()}
+            hits = memory_hits(memory, keys, asked, values[:, :pairs], values[:, pairs:])
+            quality = {name: round(value, 4) for name, value in means(hits).items()}
+            found[kind][str(pairs)] = quality | _spread(hits, rows[:, :pairs].cpu(), seed, resamples)
     return found
 
 
+def _spread(hits: Mapping[str, Tensor], rows: Tensor, seed: int, resamples: int) -> dict[str, Any]:
+    """Intervals of all that there is of each reading, `rows` [E, N] being the photographs that are read."""
+    if not resamples:
+        return {}
+    values = {name: each.double().flatten().cpu().numpy() for name, each in hits.items() if each.shape == rows.shape}
+    return {"reads": rows.numel(), "interval": intervals(values, rows.flatten().numpy(), seed, resamples)}
+
+
 @torch.no_grad()
-def forgetting(memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: int = READS) -> dict[str, Any]:
+def forgetting(memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: int) -> dict[str, Any]:
     """What is left of the half of an episode that is forgotten, and of the half that is not.
 
     N pairs are written, half as many as slots where there are photographs enough; the first half is forgotten. Returns

@@ -10,7 +10,7 @@ PHOTOGRAPHS = 30
 
 def test_everything_that_was_found_is_shown() -> None:
     batches = [fakes.fake_batch(images=15, position=15 * n, seed=n) for n in range(PHOTOGRAPHS // 15)]
-    found = evaluate_memory(fakes.model(), batches)
+    found = evaluate_memory(fakes.model(), batches, reads=60, resamples=20)
     figures = memory_figures(found)
     assert set(figures) == {
         "memory-recall-other",
@@ -27,7 +27,7 @@ def test_everything_that_was_found_is_shown() -> None:
 
 
 def test_of_few_photographs_there_is_less_to_show() -> None:
-    figures = memory_figures(evaluate_memory(fakes.model(), [fakes.fake_batch(images=6)]))
+    figures = memory_figures(evaluate_memory(fakes.model(), [fakes.fake_batch(images=6)], reads=20, resamples=20))
     assert set(figures) == {
         "memory-recall-other",
         "memory-recall-own",

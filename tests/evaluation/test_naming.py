@@ -23,7 +23,7 @@ def test_a_cache_has_as_many_numbers_as_the_memory_s_state() -> None:
 
 def test_a_few_photographs_are_named_by_all_but_the_controls() -> None:
     keys, values = fakes.noise(2, 300, WIDTH)
-    found = naming(memory(), keys, keys + 0.2 * fakes.noise(300, WIDTH, seed=1), values, least=200)
+    found = naming(memory(), keys, keys + 0.2 * fakes.noise(300, WIDTH, seed=1), values, reads=200)
     assert list(found) == ["5", "20", "100"]
     five = found["5"]
     assert (five["recall"], five["reading"], five["cache"], five["nearest"]) == pytest.approx((1, 1, 1, 1), abs=0.02)
@@ -34,7 +34,7 @@ def test_a_few_photographs_are_named_by_all_but_the_controls() -> None:
 
 def test_a_memory_and_a_cache_are_full_where_all_keys_are_not() -> None:
     keys, values = fakes.noise(2, 300, WIDTH)
-    found = naming(memory(), keys, keys + 0.2 * fakes.noise(300, WIDTH, seed=1), values, least=200)["100"]
+    found = naming(memory(), keys, keys + 0.2 * fakes.noise(300, WIDTH, seed=1), values, reads=200)["100"]
     assert found["nearest"] > 0.98
     assert found["cache"] < 0.3  # 19 of 100 are held
     assert found["reading"] < 0.6
@@ -46,12 +46,12 @@ def test_names_are_texts_of_photographs_that_are_not_written() -> None:
     one = memory()
     with torch.no_grad():
         one.prior_mean.copy_(one.address(torch.eye(WIDTH)).mT)
-    assert naming(one, keys, keys, keys, least=400)["5"]["empty"] < 0.35
+    assert naming(one, keys, keys, keys, reads=400)["5"]["empty"] < 0.35
 
 
 def test_too_few_photographs_are_not_named() -> None:
     keys = fakes.noise(9, WIDTH)
-    assert naming(memory(), keys, keys, keys) == {}
+    assert naming(memory(), keys, keys, keys, reads=10) == {}
 
 
 def test_the_nearest_key_is_that_of_a_slow_search_and_the_cache_holds_the_last() -> None:

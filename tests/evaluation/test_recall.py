@@ -124,13 +124,32 @@ def test_forgetting_that_leaves_something_is_seen(monkeypatch: pytest.MonkeyPatc
     assert found["recall"]["forgotten"]["after"] > 0.9 > found["recall"]["forgotten"]["never"]
 
 
+def test_intervals_are_of_photographs_and_hold_the_mean() -> None:
+    few = recall_curves(memory(8), halves(60), [20], reads=200, resamples=200)["other"]["20"]
+    many = recall_curves(memory(8), halves(60), [20], reads=2000, resamples=200)["other"]["20"]
+    assert (few["reads"], many["reads"]) == (200, 2000)
+    for found in (few, many):
+        low, high = found["interval"]["held_out_key"]
+        assert low < found["held_out_key"] < high
+    # Sixty photographs are sixty, however often they are read: an interval over readings would be a third as wide.
+    wide, narrow = (found["interval"]["held_out_key"] for found in (few, many))
+    assert narrow[1] - narrow[0] > 0.45 * (wide[1] - wide[0])
+    assert "forgotten" not in few["interval"]
+
+
+def test_without_resamples_there_are_figures_alone() -> None:
+    found = recall_curves(memory(), halves(), [4], reads=20)["own"]["4"]
+    assert all(isinstance(value, float) for value in found.values())
+
+
 def test_all_of_it_is_counted() -> None:
     batches = [fakes.fake_batch(images=15, position=15 * n, seed=n) for n in range(2)]
-    found = evaluate_memory(fakes.model(), batches, seed=3)
+    found = evaluate_memory(fakes.model(), batches, seed=3, reads=60, resamples=50)
     assert (found["photographs"], found["texts"], found["slots"], found["searched"]) == (30, 30, 4, 10)
     assert list(found["recall"]["own"]) == ["1", "2", "4", "8"]
     assert list(found["naming"]) == ["5"]
     assert list(found["novelty"]) == ["1", "2", "4"]
     assert found["forgetting"]["written"] == 2
-    assert found == evaluate_memory(fakes.model(), batches, seed=3)
-    assert all(map(math.isfinite, found["recall"]["other"]["4"].values()))
+    assert found == evaluate_memory(fakes.model(), batches, seed=3, reads=60, resamples=50)
+    assert all(map(math.isfinite, found["novelty"]["4"].values()))
+    assert set(found["naming"]["5"]["interval"]) == {"recall", "reading", "cache", "nearest", "empty", "shuffled"}
