@@ -32,6 +32,7 @@ from bitgen.objectives.contrastive import contrast
 from bitgen.objectives.grounding import grounding_losses, phrase_coverage
 
 LOSSES = ("contrast", "caption", "grounding")
+IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ def without_heads(attention: Attention, heads: Sequence[int]) -> Iterator[None]:
 
 
 @ternarised_once()
-def evaluate_heads(model: BitGen, batches: Iterable[Batch]) -> dict[str, Any]:
+def evaluate_heads(model: BitGen, batches: Iterable[Batch], most: int = IMAGES) -> dict[str, Any]:
     """The rise of each loss without each head, and without all heads of a way at once.
 
     The losses are those of training: `contrast` of images and first texts within a batch, `caption` of first texts with an empty
     memory, in nats a token without label smoothing, `grounding` of all phrases (5 L1 + 2 (1 - GIoU) + focal + Dice); a loss that
-    `batches` do not ask for is left out. The vision tower runs once a batch, the rest once a head.
+    `batches` do not ask for is left out. The vision tower runs once a batch, the rest once a head: some eighty times for a model of
+    the usual size, which is why no further batch is taken after `most` images.
 
     Returns {"base": {loss: mean}, "counts": {"contrast": images, "caption": tokens, "grounding": phrases}, "batches",
     "heads": [{"way", "head" (from 0), "rise": {loss: its rise}, "error": {loss: the standard error over batches, absent with one
@@ -96,7 +98,7 @@ def evaluate_heads(model: BitGen, batches: Iterable[Batch]) -> dict[str, Any]:
     """
     base: dict[str, list[tuple[float, int]]] = {}
     without: dict[tuple[str, int | None], dict[str, list[tuple[float, int]]]] = {}
-    known = ways(model)
+    known, seen = ways(model), 0
     for batch in batches:
         patches = _patches(model, batch)
         _add(base, losses(model, batch, patches, LOSSES))
@@ -105,23 +107,25 @@ def evaluate_heads(model: BitGen, batches: Iterable[Batch]) -> dict[str, Any]:
             for head, hidden in (*masks, (None, list(range(way.attention.heads)))):
                 with without_heads(way.attention, hidden):
                     _add(without.setdefault((name, head), {}), losses(model, batch, patches, way.losses))
+        seen += len(batch.keys)
+        if seen >= most:
+            break
     if not base:
         raise ValueError("expected one or more batches to mask heads on, found none")
-    means = {loss: _mean(seen) for loss, seen in base.items()}
+    means = {loss: _mean(values) for loss, values in base.items()}
     heads, all_of = [], {}
-    for (name, head), seen in without.items():
-        rise = {loss: _mean(values) - means[loss] for loss, values in seen.items()}
+    for (name, head), masked in without.items():
+        rise = {loss: _mean(values) - means[loss] for loss, values in masked.items()}
         if head is None:
             all_of[name] = rise
             continue
-        apart = {loss: [a - b for (a, _), (b, _) in zip(seen[loss], base[loss], strict=True)] for loss in seen}
+        apart = {loss: [a - b for (a, _), (b, _) in zip(masked[loss], base[loss], strict=True)] for loss in masked}
         error = {loss: statistics.stdev(each) / len(each) ** 0.5 for loss, each in apart.items() if len(each) > 1}
         importance = max((value / max(means[loss], 1e-12) for loss, value in rise.items()), default=0.0)
         heads.append({"way": name, "head": head, "rise": rise, "error": error, "importance": importance})
     heads.sort(key=lambda each: -each["importance"])
-    counts = {loss: sum(count for _, count in seen) for loss, seen in base.items()}
-    most = max(len(seen) for seen in base.values())
-    return {"base": means, "counts": counts, "batches": most, "heads": heads, "ways": all_of}
+    counts = {loss: sum(count for _, count in values) for loss, values in base.items()}
+    return {"base": means, "counts": counts, "batches": max(map(len, base.values())), "heads": heads, "ways": all_of}
 
 
 @torch.inference_mode()

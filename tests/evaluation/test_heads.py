@@ -118,6 +118,12 @@ def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() 
     assert not [m for m in model.modules() if m._forward_pre_hooks]
 
 
+def test_after_enough_images_no_further_batch_is_taken() -> None:
+    batches = iter([fakes.fake_batch(seed=seed) for seed in range(4)])
+    assert evaluate_heads(opened(), batches, most=5)["batches"] == 2
+    assert len(list(batches)) == 2
+
+
 def test_what_a_set_does_not_ask_for_is_left_out() -> None:
     found = evaluate_heads(opened(), [fakes.fake_batch(phrases=0)])
     assert set(found["base"]) == {"contrast", "caption"}
