@@ -25,11 +25,11 @@ def memory_table(sets: Sets) -> Table:
             ends = shares.get("interval", {}).get("held_out_key")
             low, high = map(share, ends) if ends else ("", "")
             doubt = found["novelty"].get(pairs)
-            told = (share(doubt["auc"]), share(doubt["nearest_key"])) if doubt else ("", "")
+            told = [share(doubt[name]) if doubt else "" for name in ("auc", "evidence", "nearest_key")]
             figures = [share(shares[name]) for name in _READ]
             rows.append((f"{label}: {pairs} written", figures[0], low, high, *figures[1:], *told))
     header = ("memory, %", "by other half", "from", "to", "by written half", "nearest key", "nothing written")
-    return Table((*header, "another memory", "chance", "novelty AUC", "by nearest key"), tuple(rows), ())
+    return Table((*header, "another memory", "chance", "novelty AUC", "by evidence", "by nearest key"), tuple(rows), ())
 
 
 def naming_table(sets: Sets) -> Table:

@@ -84,7 +84,7 @@ def _forgetting(found: Mapping[str, Any]) -> Html:
 def _slots(found: Mapping[str, Any], photographs: int) -> Html:
     use = found["slot_use"]
     by_slot = [list(line) for line in zip(*use["shares"], strict=True)]
-    title = f"Share of what is written that each slot takes, over {use['episodes']} episodes"
+    title = "Share of what is written that each slot takes, episode after episode"
     small = f"as even as {use['effective']:.1f} slots used alike; random keys {use['effective_random']:.1f}"
     names = [str(slot) for slot in range(found["slots"])]
     episodes = [str(n + 1) for n in range(use["episodes"])]

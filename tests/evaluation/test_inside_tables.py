@@ -26,8 +26,8 @@ def test_a_memory_has_a_line_for_each_number_written() -> None:
     assert [row[0] for row in rows] == [f"a set: {n} written" for n in (1, 2, 4, 8)]
     four, eight = (found["recall"]["other"][n] for n in ("4", "8"))
     assert rows[2][1:4] == (share(four["held_out_key"]), *(share(end) for end in four["interval"]["held_out_key"]))
-    assert rows[2][-2] == share(found["novelty"]["4"]["auc"])
-    assert (rows[3][-3], rows[3][-2]) == (share(eight["chance"]), "")  # 8 are more than a sixth of 30
+    assert rows[2][-3] == share(found["novelty"]["4"]["auc"])
+    assert (rows[3][-4], rows[3][-3]) == (share(eight["chance"]), "")  # 8 are more than a sixth of 30
     assert naming_table([("a set", found)]).rows[0][:2] == ("a set: 5 names", "60")
     without = {**found, "recall": {"other": {"4": {name: four[name] for name in four if name != "interval"}}}}
     assert memory_table([("a set", without)]).rows[0][2:4] == ("", "")
