@@ -62,6 +62,7 @@ def line_chart(
     x_label: str = "step",
     log: bool = False,
     x_range: tuple[float, float] | None = None,
+    doubling: bool = False,
     with_legend: bool = True,
 ) -> str:
     """A `<figure>` with one line a series and numbered markers, which `legend` explains once for several charts.
@@ -69,6 +70,7 @@ def line_chart(
     Args:
         log: logarithmic y axis; values of 0 and below are left out, as those that are not finite are.
         x_range: of the axis, so that charts can be compared; by default that of the points.
+        doubling: every tick of the x axis is twice the one before it; for x of 1 and more.
         with_legend: false where the page says once for several charts what the colours mean.
     """
     coloured = [Series(s.name, s.points, n if s.colour is None else s.colour) for n, s in enumerate(series)]
@@ -80,7 +82,7 @@ def line_chart(
     ys = [y for s in kept for _, y in s.points]
     xs = [x for s in kept for x, _ in s.points]
     first, last = x_range or (min(xs), max(xs))
-    across = Scale(*_range(first, last), LEFT, WIDTH - RIGHT)
+    across = Scale(*_range(first, last), LEFT, WIDTH - RIGHT, doubling)
     down = Scale(*_y_range(min(ys), max(ys), log), HEIGHT - BOTTOM, TOP, log)
     lines = [_line(s, across, down) for s in kept]
     events = [_marker(m, n, across) for n, m in enumerate(markers, start=1) if first <= m.x <= last]
@@ -121,6 +123,12 @@ def log_ticks(low: float, high: float) -> list[float]:
     if len(exponents) < 2:
         return [t for t in ticks(low, high, 5) if t > 0]
     return [10.0**e for e in exponents[:: 1 + len(exponents) // 7]]
+
+
+def doublings(low: float, high: float) -> list[float]:
+    """Powers of two within `low`..`high`, every one or as many as stay readable."""
+    found = [2.0**e for e in range(math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9) + 1)]
+    return found[:: 1 + len(found) // 12]
 
 
 def thin(points: Sequence[Point], columns: int = COLUMNS) -> list[tuple[float, float, float, float]]:
@@ -167,7 +175,7 @@ def _grid(across: Scale, down: Scale, x_label: str) -> str:
         at = down(y)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{number(y)}</text>')
-    for x in ticks(across.low, across.high, 6):
+    for x in doublings(across.low, across.high) if across.log else ticks(across.low, across.high, 6):
         parts.append(f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{number(x)}</text>')
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')

@@ -137,6 +137,9 @@ table.licences td:first-child { max-width: 520px; white-space: normal; }
 ul.plain { padding-left: 0; list-style: none; }
 .maps { display: flex; flex-wrap: wrap; gap: 10px 12px; }
 .maps figure { width: 170px; }
+.heads { gap: 8px 12px; }
+.heads figure { width: 132px; }
+.asked { width: 300px; }
 .words { flex: 1 1 280px; min-width: 240px; font-size: 14px; }
 .words h4 { margin-top: 10px; }
 .words h4:first-child { margin-top: 0; }

@@ -3,16 +3,59 @@
 Axes: N pairs of an image and a text, d width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitgen.batch import Batch
 from bitgen.evaluation.page import Html, text
+from bitgen.evaluation.retrieval import embed
+from bitgen.model.bitgen import BitGen
 
 SIDE_PX = 400
 """Of both figures."""
 _EDGE_PX = 10
+MOST_POINTS, MOST_CELLS = 400, 40
+"""Pairs of an embedding map, and of a matrix, at most."""
+
+
+def evaluate_vectors(model: BitGen, batches: Iterable[Batch]) -> tuple[dict[str, Any], dict[str, Html]]:
+    """Where images and their first texts lie, and how far the two kinds are from each other; the figures by name.
+
+    Of the first `MOST_POINTS` images of `batches`. Returns {"pairs", "method" (of the plane), "own_cosine" (the mean over pairs),
+    "other_cosine" (over an image and the text of another, the control), "gap" (the distance between the mean image and the mean
+    text; Source: arXiv 2203.02053), "points": {"keys", "images": [[x, y]], "texts": [[x, y]]}}. Raises `ValueError` for fewer than
+    two images.
+    """
+    images, texts, keys = [], [], []
+    for batch in batches:
+        gallery = embed(model, [batch])
+        images.append(gallery.images)
+        texts.append(gallery.texts[batch.first_text.cpu()])
+        keys += batch.keys
+        if len(keys) >= MOST_POINTS:
+            break
+    if len(keys) < 2:
+        raise ValueError(f"expected two or more images to map, found {len(keys)}")
+    seen, said, keys = torch.cat(images)[:MOST_POINTS], torch.cat(texts)[:MOST_POINTS], keys[:MOST_POINTS]
+    cosines, count = seen @ said.T, len(keys)
+    points, method = plane(torch.cat([seen, said]))
+    found = {
+        "pairs": count,
+        "method": method,
+        "own_cosine": cosines.diagonal().mean().item(),
+        "other_cosine": ((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))).item(),
+        "gap": (seen.mean(dim=0) - said.mean(dim=0)).norm().item(),
+        "points": {"keys": keys, "images": points[:count].tolist(), "texts": points[count:].tolist()},
+    }
+    some = min(count, MOST_CELLS)
+    figures = {
+        "vectors-map": _plane_figure(points[:count], points[count:], keys, method),
+        "vectors-similarity": similarity_figure(cosines[:some, :some], keys[:some]),
+    }
+    return found, figures
 
 
 def similarity_figure(similarity: Tensor, names: Sequence[str]) -> Html:
@@ -42,14 +85,22 @@ def similarity_figure(similarity: Tensor, names: Sequence[str]) -> Html:
 def plane_figure(images: Tensor, texts: Tensor, names: Sequence[str]) -> Html:
     """Vectors [N, d] of images and of their texts in a plane, a line between the two of a pair."""
     points, method = plane(torch.cat([images, texts]))
+    return _plane_figure(points[: len(images)], points[len(images) :], names, method)
+
+
+def _plane_figure(images: Tensor, texts: Tensor, names: Sequence[str], method: str) -> Html:
+    """Of points [N, 2] each."""
+    points = torch.cat([images, texts])
     low, high = points.amin(dim=0), points.amax(dim=0)
     inner = SIDE_PX - 2 * _EDGE_PX
     places = (_EDGE_PX + inner * (points - low) / (high - low).clamp(min=1e-12)).tolist()
     pairs = list(zip(places[: len(images)], places[len(images) :], names, strict=True))
+    radius, side = (4, 7) if len(images) <= 60 else (2.5, 4)
     lines = "".join(f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for (a, b), (c, d), _ in pairs)
     dots = "".join(
-        f'<circle class="s0" cx="{a:.1f}" cy="{b:.1f}" r="4"><title>image of {text(name)}</title></circle>'
-        f'<rect class="s1" x="{c - 3.5:.1f}" y="{d - 3.5:.1f}" width="7" height="7"><title>text of {text(name)}</title></rect>'
+        f'<circle class="s0" cx="{a:.1f}" cy="{b:.1f}" r="{radius}"><title>image of {text(name)}</title></circle>'
+        f'<rect class="s1" x="{c - side / 2:.1f}" y="{d - side / 2:.1f}" width="{side}" height="{side}">'
+        f"<title>text of {text(name)}</title></rect>"
         for (a, b), (c, d), name in pairs
     )
     key = '<span class="key"><span class="s0">●</span> images</span><span class="key"><span class="s1">■</span> their texts</span>'

@@ -53,6 +53,17 @@ class Attention(nn.Module):
         """`forward` of a context whose `keys_values` are known."""
         return self._mix(self._split(self.query(states)), key, value, mask, False)
 
+    def weights(self, states: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, H, S, C]: how much of each context state a head gives to each state, by which `forward` mixes its values.
+
+        `forward` itself never holds them. Arguments as there.
+        """
+        query, (key, _) = self._split(self.query(states)), self.keys_values(context)
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return scores.softmax(dim=-1)
+
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         visible = None if mask is None else mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=causal)

@@ -62,7 +62,11 @@ def build_shape(config: TrainConfig) -> Objective:
 def count_parameters(objective: Objective) -> list[Part]:
     """The table of a phase after the thaw: every parameter of the model in exactly one row and column."""
     set_trainable(objective, lora=True)
-    model = objective.model
+    return parameter_table(objective.model)
+
+
+def parameter_table(model: BitGen) -> list[Part]:
+    """Of a model as it is: a parameter that takes no gradient is frozen."""
     counts = {name: [0, 0, 0] for name in _PARTS}
     for name, parameter in model.named_parameters():
         part = next(part for part, prefixes in _PARTS.items() if name.startswith(prefixes))

@@ -20,7 +20,7 @@ from pipeline.shapes import HELD_OUT
 from tests import fakes
 from tests.benchmarks import ablation_report, ablations, stock_folder
 from tests.benchmarks.ablation_arms import ARMS, Places, Stage, arm_stages, flags, tower_stages
-from tests.benchmarks.ablation_asked import SHOTS, cache_size, naming, one_thing
+from tests.benchmarks.ablation_asked import SHOTS, naming, one_thing
 from tests.benchmarks.ablation_clip import Words, scale_of_rate
 from tests.benchmarks.ablation_scores import CLAIMS, MEANINGS, claimed, curve_means, figures, means, verdict
 from tests.benchmarks.harness import BenchError
@@ -157,11 +157,6 @@ def test_figures_of_one_arm_are_compared_with_each_other():
 def test_the_spread_is_that_between_seeds():
     assert means([{"a": 1.0}, {"a": 3.0}]) == {"mean": {"a": 2}, "spread": {"a": 1.4142}}
     assert means([{"a": 1.0}]) == {"mean": {"a": 1}, "spread": {"a": 0}}
-
-
-def test_a_cache_has_as_many_numbers_as_the_memory_s_state():
-    # 32 x 32 + 32 x 128 numbers, of which an entry takes 128 for its key and 1 for its name
-    assert cache_size(32, 128) == 39
 
 
 def test_open_clip_finds_the_end_of_a_text_by_the_highest_number():

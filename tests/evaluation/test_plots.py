@@ -9,6 +9,7 @@ from bitgen.evaluation.plots import (
     Marker,
     Scale,
     Series,
+    doublings,
     legend,
     line_chart,
     log_ticks,
@@ -92,6 +93,17 @@ def test_a_constant_series_is_drawn(value: float):
 def test_a_single_point_is_a_dot():
     svg = drawn(line_chart("one", [Series("a", [(3, 0.5)])]))
     assert svg.find("circle") is not None
+
+
+def test_doublings_are_powers_of_two_within_the_range():
+    assert doublings(1, 20) == [1, 2, 4, 8, 16]
+    assert doublings(3, 2**14) == [4, 16, 64, 256, 1024, 4096, 16384]
+
+
+def test_doublings_are_as_far_apart_as_one_another():
+    figure = line_chart("t", [Series("a", [(1, 0.1), (2, 0.2), (4, 0.3)])], doubling=True)
+    places = [float(x) for x in re.findall(r'<circle class="s0 dot" cx="([\d.]+)"', figure)]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bitgen.evaluation.vectors import plane, plane_figure, principal, similarity_figure
+from bitgen.evaluation.vectors import evaluate_vectors, plane, plane_figure, principal, similarity_figure
 from tests import fakes
 
 
@@ -73,3 +73,28 @@ def test_umap_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> 
     assert method == "by UMAP (7 neighbours, cosine)"
     monkeypatch.setitem(sys.modules, "umap", None)  # type: ignore[arg-type] (as where it is not installed)
     assert plane(vectors)[1].startswith("by PCA")
+
+
+@torch.no_grad()
+def test_images_and_first_texts_of_a_set_are_mapped() -> None:
+    model, batches = fakes.model().eval(), [fakes.fake_batch(images=3, seed=n, position=3 * n) for n in (0, 1)]
+    found, figures = evaluate_vectors(model, batches)
+    images = torch.cat([model.encode_image(batch.images).embedding for batch in batches])
+    texts = torch.cat(
+        [model.encode_text(b.token_ids, b.token_mask).embedding[[0, 2, 4]] for b in batches]
+    )  # two texts an image
+    cosines = [[float(image @ text) for text in texts] for image in images]
+    own = [cosines[n][n] for n in range(6)]
+    others = [cosines[n][m] for n in range(6) for m in range(6) if n != m]
+    assert found["pairs"] == 6
+    assert found["own_cosine"] == pytest.approx(sum(own) / 6, abs=1e-3)
+    assert found["other_cosine"] == pytest.approx(sum(others) / 30, abs=1e-3)
+    assert found["gap"] == pytest.approx(float((images.mean(0) - texts.mean(0)).norm()), abs=1e-3)
+    assert found["points"]["keys"] == [f"fake-{n}" for n in range(6)]
+    assert len(_svg(figures["vectors-map"]).findall(".//circle")) == 6
+    assert set(figures) == {"vectors-map", "vectors-similarity"}
+
+
+def test_a_map_needs_two_images() -> None:
+    with pytest.raises(ValueError, match="expected two or more images to map, found 0"):
+        evaluate_vectors(fakes.model(), [])

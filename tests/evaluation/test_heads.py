@@ -1,0 +1,141 @@
+"""Heads are masked and come back; what a mask changes is what the loss says."""
+
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bitgen.evaluation.head_figures import head_figures
+from bitgen.evaluation.heads import LOSSES, evaluate_heads, losses, ways, without_heads
+from bitgen.model.bitgen import BitGen
+from bitgen.model.fusion import Attention
+from tests import fakes
+
+
+def opened(**fields: object) -> BitGen:
+    """A model whose gates let something through."""
+    model = fakes.model(**fields).eval()
+    with torch.no_grad():
+        for gate in model.gates().values():
+            gate.fill_(0.7)
+    return model
+
+
+@pytest.mark.parametrize("ternary", [True, False])
+def test_a_masked_head_gives_nothing_and_comes_back(ternary: bool) -> None:
+    torch.manual_seed(0)
+    attention, states = Attention(fakes.WIDTH, 2, ternary), fakes.noise(2, 5, fakes.WIDTH)
+    before = attention(states, states)
+    weights, (_, values) = attention.weights(states, states), attention.keys_values(states)
+    values = values.clone()
+    values[:, 1] = 0
+    expected = attention.output((weights @ values).transpose(1, 2).flatten(2))
+    with without_heads(attention, [1]):
+        torch.testing.assert_close(attention(states, states), expected, rtol=1e-4, atol=2e-2)
+    with pytest.raises(ZeroDivisionError), without_heads(attention, [0]):
+        raise ZeroDivisionError
+    assert attention(states, states).equal(before)
+
+
+def test_without_any_head_a_layer_gives_zero() -> None:
+    attention = Attention(fakes.WIDTH, 2, True)
+    with without_heads(attention, [0, 1]):
+        assert attention(fakes.noise(1, 3, fakes.WIDTH), fakes.noise(1, 4, fakes.WIDTH)).abs().max() == 0
+
+
+def test_a_step_of_decoding_is_masked_too() -> None:
+    model = opened()
+    image = model.encode_image(fakes.fake_batch(images=2).images)
+    way = ways(model)["decoder 0 to image"].attention
+    with without_heads(way, [0, 1]):
+        unseeing = model.caption(image, max_tokens=6)
+    assert unseeing[0] == unseeing[1]
+
+
+def test_every_attention_of_the_model_is_a_way() -> None:
+    model = opened()
+    named = [module for module in model.modules() if isinstance(module, Attention)]
+    assert {id(way.attention) for way in ways(model).values()} == {id(module) for module in named}
+    assert list(ways(model)) == [
+        "image 0",
+        "image 0 to text",
+        "text 0",
+        "text 1",
+        "text 1 to image",
+        "decoder 0",
+        "decoder 0 to image",
+        "grounding 0",
+    ]
+
+
+@pytest.mark.parametrize("fusion", ["gated", "concat"])
+def test_a_way_changes_the_losses_that_are_said_and_no_other(fusion: str) -> None:
+    model, batch = opened(fusion=fusion), fakes.fake_batch()
+    with torch.inference_mode():
+        patches = model.vision(batch.images)
+    base = losses(model, batch, patches, LOSSES)
+    for way in ways(model).values():
+        with without_heads(way.attention, range(way.attention.heads)):
+            found = losses(model, batch, patches, LOSSES)
+        assert {loss for loss in LOSSES if found[loss] != base[loss]} == set(way.losses)
+
+
+def test_losses_are_those_of_plain_code() -> None:
+    model, batch = opened(), fakes.fake_batch()
+    with torch.inference_mode():
+        patches = model.vision(batch.images)
+        found = losses(model, batch, patches, LOSSES)
+        image = model.encode_patches(patches)
+        ids, mask = batch.token_ids[batch.first_text], batch.token_mask[batch.first_text]
+        logits = image.embedding @ model.encode_text(ids, mask).embedding.T / 0.07
+        own = torch.arange(4)
+        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        words = model.decoder(ids, model.text.token, image.dual) @ model.text.token.weight.T
+        caption = F.cross_entropy(words[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
+    assert found["contrast"] == (pytest.approx(contrast.item(), rel=1e-4), 4)
+    assert found["caption"] == (pytest.approx(caption.item(), rel=1e-4), int(mask[:, 1:].sum()))
+    assert found["grounding"][1] == 16
+
+
+def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() -> None:
+    model = opened()
+    batches = [fakes.fake_batch(seed=seed) for seed in (0, 1)]
+    found = evaluate_heads(model, batches)
+    way = ways(model)["text 1 to image"]
+    patches = [model.vision(batch.images) for batch in batches]
+    whole = [losses(model, *each, ("grounding",))["grounding"] for each in zip(batches, patches, strict=True)]
+    with without_heads(way.attention, [1]):
+        lesser = [losses(model, *each, ("grounding",))["grounding"] for each in zip(batches, patches, strict=True)]
+    rises = [a - b for (a, _), (b, _) in zip(lesser, whole, strict=True)]
+    of = next(each for each in found["heads"] if (each["way"], each["head"]) == ("text 1 to image", 1))
+    assert of["rise"]["grounding"] == pytest.approx(sum(rises) / 2, abs=1e-6)
+    assert of["error"]["grounding"] == pytest.approx(abs(rises[0] - rises[1]) / 2, abs=1e-6)
+    assert found["base"]["grounding"] == pytest.approx(sum(value for value, _ in whole) / 2)
+    assert (found["batches"], found["counts"]["contrast"], found["counts"]["grounding"]) == (2, 8, 32)
+    assert all(a["importance"] >= b["importance"] for a, b in pairwise(found["heads"]))
+    assert not [m for m in model.modules() if m._forward_pre_hooks]
+
+
+def test_after_enough_images_no_further_batch_is_taken() -> None:
+    batches = iter([fakes.fake_batch(seed=seed) for seed in range(4)])
+    assert evaluate_heads(opened(), batches, most=5)["batches"] == 2
+    assert len(list(batches)) == 2
+
+
+def test_what_a_set_does_not_ask_for_is_left_out() -> None:
+    found = evaluate_heads(opened(), [fakes.fake_batch(phrases=0)])
+    assert set(found["base"]) == {"contrast", "caption"}
+    assert "error" not in found or all(not each["error"] for each in found["heads"])
+    with pytest.raises(ValueError, match="expected one or more batches to mask heads on, found none"):
+        evaluate_heads(opened(), [])
+
+
+def test_every_loss_has_a_matrix_and_the_heads_a_ranking() -> None:
+    found = evaluate_heads(opened(), [fakes.fake_batch()])
+    figures = head_figures(found)
+    assert set(figures) == {"heads-contrast", "heads-caption", "heads-grounding", "heads-ranking"}
+    first = found["heads"][0]
+    assert f"{first['way']}, head {first['head']}" in figures["heads-ranking"]
+    assert len(re.findall("<rect class=.s. bar", figures["heads-caption"])) == 3 * (2 + 1)  # a way, its heads and all
