@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.boxes import enclose, overlap
+from bitgen.boxes import aligned_overlap, enclose, overlap
 from bitgen.evaluation.bootstrap import RESAMPLES, stated
+from bitgen.evaluation.breakdown import Said, breakdown
 from bitgen.evaluation.items import Items, phrase_keys
 from bitgen.evaluation.phrase_scores import (
     Answers,
@@ -57,6 +58,7 @@ def evaluate_grounding(
     Returns what `shares` returns, and "bootstrap" (as `bootstrap.stated`), "truncated" (phrases beyond the end of a text that
     was cut off at the token limit: the protocol is all expressions, so each is a miss of the model's; the controls are over the
     others), "dropped" (other things left out, by reason), "not_finite" (predictions that are not numbers; misses too),
+    "breakdown" (accuracy by group, as `bitgen.evaluation.breakdown`),
     "controls": {"constant_box": {..., "box", "fitted_on"}, "whole_image": {...}, "shuffled_text": {..., "seed"}}.
     Raises `ValueError` where no batch holds a phrase.
     """
@@ -65,9 +67,10 @@ def evaluate_grounding(
     shuffled_asked: list[Targets] = []
     shuffled: list[Answers] = []
     dropped: Counter[str] = Counter()
-    donors = Donors(seed)
+    donors, said = Donors(seed), Said()
     for batch in batches:
         dropped.update(batch.dropped)
+        said.add(batch)
         if not len(batch.phrase_text):
             continue
         image = encode(model, batch)
@@ -83,6 +86,7 @@ def evaluate_grounding(
     targets, answers = join_targets(asked), join_answers(answered)
     truncated = dropped.pop("span_truncated", 0)
     controls = constant_controls(targets, train_targets, seed, resamples)
+    hits = aligned_overlap(answers.boxes, targets.merged) >= 0.5
     if shuffled:
         found = measure(join_answers(shuffled), join_targets(shuffled_asked), 0, seed, resamples)
         controls["shuffled_text"] = {**found, "seed": seed}
@@ -95,6 +99,7 @@ def evaluate_grounding(
         "truncated": truncated,
         "dropped": dict(sorted(dropped.items())),
         "not_finite": int((~answers.finite).sum()),
+        "breakdown": breakdown(hits, targets.fractions, targets.box_phrase, said),
         "controls": controls,
     }
 

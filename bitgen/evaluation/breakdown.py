@@ -1,0 +1,146 @@
+"""Which phrases are found: by their words, by the size of what they name, and by how many boxes that has.
+
+And whether a set is as large as its authors published it: the protocol of referring expressions is all of them.
+Axes: P phrases, N boxes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgen.batch import Batch
+from bitgen.evaluation.tables import SPLITS, Table
+from bitgen.tokens import shared_tokenizer
+
+SIDES = frozenset({"left", "right", "leftmost", "rightmost", "lefthand", "righthand"})
+"""Words by which a side is told; "left-most" is "left" and "most"."""
+SMALL, LARGE = 0.05, 0.25
+"""Shares of the image: less is small, as much or more is large. The median expression of RefCOCO, + and g names 15%."""
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "words": ("1", "2-3", "4-6", "7+"),
+    "left_right": ("with", "without"),
+    "size": ("small", "medium", "large"),
+    "boxes": ("1", "2", "3+"),
+}
+"""What phrases are parted by, and into what."""
+_HEADER = ("1 word", "2-3", "4-6", "7+", "left/right", "neither", "small", "medium", "large", "1 box", "2", "3+")
+
+
+class CountError(ValueError):
+    """A set is not as large as published, and nothing that its build refused says why."""
+
+
+class Said:
+    """The words of the phrases that were asked for, batch by batch."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        """Of all images; a referring expression is one."""
+        self.phrases: list[str] = []
+        """[P]: each as its tokens spell it, white space around it included. Tokens and not records: what was left out
+        on the way to a batch is left out here too, so that rows are those of `Answers`."""
+
+    def add(self, batch: Batch) -> None:
+        """The texts and phrases of a batch."""
+        self.texts += len(batch.token_ids)
+        decode, ids = shared_tokenizer().decode, batch.token_ids.tolist()
+        spans = zip(batch.phrase_text.tolist(), batch.phrase_tokens.tolist(), strict=True)
+        self.phrases += [decode(ids[text][start:stop]) for text, (start, stop) in spans]
+
+
+def breakdown(hits: Tensor, targets: Tensor, box_phrase: Tensor, said: Said) -> dict[str, Any]:
+    """Accuracy over the phrases of each group of `GROUPS`, and how many those are; a group without any is left out.
+
+    Args:
+        hits: [P] bool, whether the overlap with the merged box is at least 0.5.
+        targets: [P, 4], the merged boxes, corners in fractions of the image.
+        box_phrase: [N] int64, the phrase of each box.
+
+    Returns {"texts": T, "words": {"1": {"phrases": n, "acc50": 0..1}, ...}, "left_right": ..., "size": ..., "boxes":
+    ...}. Phrases that lie beyond the token limit are in none of the groups: their words are not known here.
+    """
+    x0, y0, x1, y1 = targets.unbind(dim=1)
+    areas = ((x1 - x0) * (y1 - y0)).tolist()
+    boxes = torch.bincount(box_phrase, minlength=len(hits)).tolist()
+    groups = {
+        "words": [_by_words(phrase) for phrase in said.phrases],
+        "left_right": ["with" if tells_a_side(phrase) else "without" for phrase in said.phrases],
+        "size": ["small" if area < SMALL else "medium" if area < LARGE else "large" for area in areas],
+        "boxes": [f"{n}" if n < 3 else "3+" for n in boxes],
+    }
+    return {"texts": said.texts, **{by: _accuracies(hits, of, GROUPS[by]) for by, of in groups.items()}}
+
+
+def words_in(phrase: str) -> int:
+    """What stands between white space and has a letter or a digit: "the man's hat ." has three."""
+    return sum(any(c.isalnum() for c in piece) for piece in phrase.split())
+
+
+def tells_a_side(phrase: str) -> bool:
+    """Whether it has a word of `SIDES`, as a whole, in any case."""
+    return not SIDES.isdisjoint(re.findall(r"[a-z]+", phrase.lower()))
+
+
+def check_counts(dataset: Mapping[str, Any], found: Mapping[str, int]) -> str:
+    """What of a set could not be evaluated, and for which reasons; empty where it is as large as published.
+
+    Args:
+        dataset: its `dataset.json`: "published", as the manifest has it, and "counts", rows by outcome.
+        found: what was evaluated: "images", and "rows", which are texts.
+
+    Raises `CountError` where there is more than was published, or less and the build has not refused, or joined to
+    another of the same bytes, as many rows as are missing: then the files are not the whole set's. A row with several
+    boxes may be refused box by box, so the rows refused may be more than the texts missing.
+    """
+    name, lost = dataset["name"], {k: n for k, n in dataset.get("counts", {}).items() if k != "kept"}
+    reasons = ", ".join(f"{outcome} {n:,}" for outcome, n in sorted(lost.items()))
+    said = []
+    for what, expected in dataset.get("published", {}).items():
+        missing = expected - found[what]
+        if not 0 <= missing <= sum(lost.values()):
+            raise CountError(
+                f"expected {expected:,} {what} of {name} as published, found {found[what]:,}; rows that could not be "
+                f"used: {reasons or 'none'}"
+            )
+        if missing:
+            said.append(f"{missing:,} of {expected:,} {what}")
+    return f"{name}: {' and '.join(said)} could not be evaluated ({reasons})." if said else ""
+
+
+def check_measured(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Raises `CountError` where an entry of results.json is not over all texts that `dataset.json` says there are."""
+    measured = {"retrieval": entry.get("retrieval", {}).get("texts")}
+    measured["grounding"] = entry.get("grounding", {}).get("breakdown", {}).get("texts")
+    for task, found in measured.items():
+        if found not in (None, dataset["texts"]):
+            raise CountError(f"expected {task} over {dataset['texts']:,} texts of {dataset['name']}, found {found:,}")
+
+
+def breakdown_table(results: Mapping[str, Any]) -> Table:
+    """Accuracies in percent by group, a line for every set of `results.json`; how many phrases stands under each."""
+    rows: list[tuple[str, ...]] = []
+    for split, label in SPLITS.items():
+        for name, found in results.get(split, {}).get("datasets", {}).items():
+            if not (parts := found.get("grounding", {}).get("breakdown")):
+                continue
+            cells = [parts[by].get(group) for by, groups in GROUPS.items() for group in groups]
+            rows.append((f"{label}: {name}", *(f"{100 * cell['acc50']:.1f}" if cell else "" for cell in cells)))
+            rows.append(("phrases", *(f"{cell['phrases']:,}" if cell else "0" for cell in cells)))
+    return Table(("IoU ≥ 0.5, %", *_HEADER), tuple(rows), tuple(range(1, len(rows), 2)))
+
+
+def _by_words(phrase: str) -> str:
+    words = words_in(phrase)
+    return "1" if words < 2 else "2-3" if words < 4 else "4-6" if words < 7 else "7+"
+
+
+def _accuracies(hits: Tensor, of: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for group in groups:
+        own = hits[torch.tensor([each == group for each in of], dtype=torch.bool)]
+        if len(own):
+            found[group] = {"phrases": len(own), "acc50": own.double().mean().item()}
+    return found
