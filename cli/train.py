@@ -19,7 +19,7 @@ from bitgen.training import checkpoint, distributed, summary
 from bitgen.training.checkpoint import CheckpointError, State
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.distributed import RankError
-from bitgen.training.folders import CONFIG, is_pair
+from bitgen.training.folders import CONFIG, HOLDOUT, is_pair
 from bitgen.training.loop import Result, TrainingError, train
 from bitgen.training.schedule import Schedule
 from bitgen.workers import WorkerError
@@ -27,6 +27,7 @@ from cli.batches import batches
 from cli.curriculum import parse
 from cli.preparing import check_datasets, check_ranks, check_side, check_together, open_stream, prepare
 from pipeline.cached import check_rooms, open_cached
+from pipeline.holdout import copy_list
 from pipeline.publish import published
 from pipeline.results import ResultsError
 from pipeline.roots import open_root
@@ -193,6 +194,7 @@ def train_run(
         for each in (*to_come, config):  # its own comes last: where that is, all are
             _folder(each).mkdir(parents=True, exist_ok=True)
             checkpoint.write_file(_folder(each) / CONFIG, each.to_json() + "\n")
+        copy_list(holdout, root.folder, folder / HOLDOUT)
         log.info("%s: step %d of %d, on %s", folder, state.step, _steps(state), device)
     folder.mkdir(parents=True, exist_ok=True)
     result = train(

@@ -41,7 +41,7 @@ from pipeline.building.workers import Engine, LocalWorkers, RayWorkers, workers_
 from pipeline.building.write import shard_tasks, write_shard
 from pipeline.crawling.crawled import CrawlError
 from pipeline.files import digest_of, locked, read_json
-from pipeline.holdout import BlockList, Looks, block_list, check_files, missing_lists
+from pipeline.holdout import BlockList, Looks, block_list, check_files, keep_list, missing_lists
 from pipeline.ledger import LEDGER, join_ledgers, refused
 from pipeline.locate import Locate, locate_for
 from pipeline.manifest import Manifest, Source
@@ -120,7 +120,7 @@ def build(manifests: Sequence[Manifest], data: Path, wanted: Sequence[Source], o
     _check_distinct(manifests)
     with locked(shards), workers_of(options.engine, options.workers) as workers:
         log.info("reading annotations for the hold-out rule")
-        blocked = block_list(manifests, raw, lambda source: known_ids(source, raw))
+        blocked = keep_list(block_list(manifests, raw, lambda source: known_ids(source, raw)), shards)
         log.info("%s ids of evaluation images are blocked, sha256 %s", f"{len(blocked.ids):,}", blocked.sha256)
         others, before = Others(manifests, blocked, Looks(), []), list[Path]()
         sources = [source for manifest in manifests for source in manifest.sources]

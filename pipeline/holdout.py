@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.files import write_text
 from pipeline.manifest import Manifest, Source
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class BlockList:
     @property
     def sha256(self) -> str:
         """Of the sorted ids, one a line."""
-        return hashlib.sha256("".join(f"{i}\n" for i in sorted(self.ids)).encode()).hexdigest()
+        return hashlib.sha256(_lines(self).encode()).hexdigest()
 
     def blocking(self, ids: Iterable[str]) -> str | None:
         """The first of `ids` that is blocked, None where none is."""
@@ -104,6 +105,37 @@ def block_list(
             if len(ids) > 1:
                 linked.add(ids)
     return BlockList(frozenset(_closed(blocked, linked)))
+
+
+def keep_list(blocked: BlockList, shards: Path) -> BlockList:
+    """`blocked`, written down under its hash in `shards`: datasets and checkpoints know it by that alone."""
+    if not (path := kept_in(shards, blocked.sha256)).exists():
+        write_text(path, _lines(blocked))
+    return blocked
+
+
+def kept_in(shards: Path, sha256: str) -> Path:
+    """Where `keep_list` writes the list of that hash."""
+    return shards / "holdout" / f"{sha256}.txt"
+
+
+def find_list(sha256: str, files: Iterable[Path], shipped: Path = SHIPPED) -> BlockList | None:
+    """The block list of that hash: of one of `files`, which `keep_list` or `copy_list` wrote, or all lists that ship; None
+    where none is, and a file that is another list by now is none. Raises `HoldoutError` and `OSError`."""
+    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    found = [BlockList(frozenset(text.split("\n")[:-1])) for text in texts]
+    found.append(BlockList(frozenset(i for path in shipped.glob("*.txt") for i in read_ids(path))))
+    return next((each for each in found if each.sha256 == sha256), None)
+
+
+def copy_list(sha256: str, shards: Path | None, path: Path) -> None:
+    """Writes the list of that hash to `path`, where builds in `shards` kept it or it is what ships."""
+    if (found := find_list(sha256, [kept_in(shards, sha256)] if shards else [])) is not None:
+        write_text(path, _lines(found))
+
+
+def _lines(blocked: BlockList) -> str:
+    return "".join(f"{i}\n" for i in sorted(blocked.ids))
 
 
 def ids_in(source: Source) -> tuple[str, ...]:

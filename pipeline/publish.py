@@ -9,7 +9,7 @@ from bitgen.deploy import hub
 from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
 from bitgen.training.checkpoint import MODEL, STATE, State, read_state
 from bitgen.training.config import TrainConfig
-from bitgen.training.folders import CONFIG
+from bitgen.training.folders import CONFIG, HOLDOUT
 from pipeline.files import read_json
 from pipeline.results import Sets, lineage, open_sets
 from pipeline.roots import open_root
@@ -41,7 +41,9 @@ def published(checkpoint: Path, name: str) -> dict[str, Path | bytes]:
         results = {}
     tower, validation = fields["config"]["model"]["vision"]["model"], validation_of(checkpoint, state.step)
     text = card(name, state, configs, sets, results, validation, fields["versions"], tower)
+    listed = checkpoint.parents[1] / HOLDOUT
     return {
+        **({HOLDOUT: listed} if listed.is_file() else {}),
         MODEL: checkpoint / MODEL,
         STATE: _json(fields),
         CONFIG: _json(fields["config"]),

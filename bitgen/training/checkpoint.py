@@ -26,7 +26,7 @@ from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.model.vision import VisionError
 from bitgen.objectives.total import Objective
 from bitgen.training.config import ConfigError, TrainConfig
-from bitgen.training.folders import BEST, CHECKPOINTS, LAST, latest_run
+from bitgen.training.folders import BEST, CHECKPOINTS, HOLDOUT, LAST, latest_run
 
 FORMAT_VERSION = 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -294,6 +294,6 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=[MODEL, STATE]))
+        return Path(snapshot_download(repository, allow_patterns=[MODEL, STATE, HOLDOUT]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(f"expected a model repository, found {error}: hf://{repository}") from error

@@ -1,6 +1,7 @@
 """Which folder is a run: `runs/NAME`, or one of the two that `--phase both` leaves in it.
 
 runs/NAME/config.json, metrics.jsonl, checkpoints/           a run
+runs/NAME/holdout.txt                                        the evaluation images that its data leave out, where known
 runs/NAME/shown/step-00001200.html                           what the model made of some samples, where that is asked for
 runs/NAME/coarse/, runs/NAME/fine/                           two runs in a row, the second from the first
 runs/NAME/checkpoints/best, last                             small files that name a checkpoint; the names work as paths
@@ -9,7 +10,7 @@ runs/NAME/checkpoints/best, last                             small files that na
 import json
 from pathlib import Path
 
-CHECKPOINTS, CONFIG, SHOWN = "checkpoints", "config.json", "shown"
+CHECKPOINTS, CONFIG, SHOWN, HOLDOUT = "checkpoints", "config.json", "shown", "holdout.txt"
 BEST, LAST = "best", "last"
 STAGES = ("coarse", "fine")
 

@@ -16,6 +16,7 @@ from bitgen.training import checkpoint
 from cli.curriculum import parse
 from cli.preparing import open_stream
 from cli.train import listen_for_stop, main
+from pipeline.holdout import BlockList, keep_list
 from pipeline.roots import open_root
 from tests import fakes
 from tests.servers import Server
@@ -210,6 +211,15 @@ def test_a_run_leaves_its_configuration_figures_and_checkpoints(whole: Path) -> 
     lines = [json.loads(line) for line in (whole / "squares" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "event" not in line] == list(range(1, 61))
     assert [line["step"] for line in lines if "event" in line] == [5]
+
+
+def test_a_run_has_the_list_of_what_its_data_hold_out(tmp_path: Path) -> None:
+    listed = keep_list(BlockList(frozenset({"coco:200", "flickr:1"})), tmp_path / "data/shards")
+    for name, role in (("coarse/squares", "train"), ("eval/squares", "eval")):
+        fakes.write_shards(tmp_path / "data", name, role=role, holdout=listed.sha256, first=200 * (role == "eval"))
+    few = ("--optim.epochs", "1", "--optim.lora-warmup-epochs", "0")
+    assert main(_tiny(tmp_path / "data", tmp_path / "runs", *few)) == 0
+    assert (tmp_path / "runs/squares/holdout.txt").read_text() == "coco:200\nflickr:1\n"
 
 
 def test_a_run_shows_its_samples_every_so_many_steps(whole: Path) -> None:

@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.holdout import SHIPPED, BlockList, HoldoutError, Looks, block_list, look_of, open_kinds, read_ids
+from pipeline.holdout import (
+    SHIPPED,
+    BlockList,
+    HoldoutError,
+    Looks,
+    block_list,
+    copy_list,
+    find_list,
+    keep_list,
+    kept_in,
+    look_of,
+    open_kinds,
+    read_ids,
+)
 from pipeline.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -172,3 +185,31 @@ def test_flat_images_are_known_by_their_bytes_alone() -> None:
     looks.add("a", 0, "e")
     assert looks.match("b", 0) is None
     assert looks.match("a", 0) == "same bytes as e"
+
+
+def test_a_list_that_a_build_kept_is_found_by_its_hash(tmp_path: Path) -> None:
+    kept = keep_list(BlockList(frozenset({"coco:1", "flickr:2"})), tmp_path)
+    assert find_list(kept.sha256, [kept_in(tmp_path, kept.sha256)]) == kept
+    assert find_list("ab" * 32, [kept_in(tmp_path, kept.sha256)]) is None
+
+
+def test_a_kept_list_that_is_not_what_its_name_says_is_not_believed(tmp_path: Path) -> None:
+    kept = keep_list(BlockList(frozenset({"coco:1", "flickr:2"})), tmp_path)
+    kept_in(tmp_path, kept.sha256).write_text("coco:1\nflickr:2\nflickr:3\n")
+    assert find_list(kept.sha256, [kept_in(tmp_path, kept.sha256)]) is None
+
+
+def test_the_lists_that_ship_are_found_where_nothing_was_kept() -> None:
+    shipped = BlockList(frozenset(i for path in SHIPPED.glob("*.txt") for i in read_ids(path)))
+    assert find_list(shipped.sha256, []) == shipped
+
+
+def test_a_copied_list_has_the_same_hash(tmp_path: Path) -> None:
+    kept = keep_list(BlockList(frozenset({"coco:1", "flickr:2"})), tmp_path)
+    copy_list(kept.sha256, tmp_path, tmp_path / "run/holdout.txt")
+    assert find_list(kept.sha256, [tmp_path / "run/holdout.txt"]) == kept
+
+
+def test_an_unknown_list_is_not_copied(tmp_path: Path) -> None:
+    copy_list("ab" * 32, tmp_path, tmp_path / "run/holdout.txt")
+    assert not (tmp_path / "run").exists()

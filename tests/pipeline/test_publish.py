@@ -49,6 +49,11 @@ def test_no_path_of_the_machine_is_shared(run: Path) -> None:
     assert sorted(files) == ["README.md", "config.json", "model.safetensors", "state.json"]
 
 
+def test_the_list_of_what_was_held_out_is_shared_where_the_run_has_it(run: Path) -> None:
+    (run / "holdout.txt").write_text("coco:1\n")
+    assert published(find(run), "me/tiny")["holdout.txt"] == run / "holdout.txt"
+
+
 @pytest.mark.parametrize(
     ("model", "shared"),
     [("facebook/dinov2-base", "facebook/dinov2-base"), ("/home/me/towers/small", "small"), ("towers/of/mine", "mine")],
