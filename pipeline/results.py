@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch, whole
+from bitgen.evaluation.breakdown import check_measured
 from bitgen.evaluation.grounding import FIT_TARGETS, evaluate_grounding
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.retrieval import evaluate_retrieval
@@ -22,6 +23,8 @@ from bitgen.progress import Counter, progress
 from bitgen.tokens import shared_tokenizer
 from bitgen.training.checkpoint import CheckpointError, State, find, load_model, read_state
 from bitgen.training.config import TrainConfig
+from pipeline.coverage import NOT_COVERED, SAME_LISTS, Cover, account, coverage, list_of, notes_on, trained
+from pipeline.official import Official
 from pipeline.roots import open_root
 from shards.format import NoDatasetError
 from shards.index import ShardIndex
@@ -68,20 +71,29 @@ class Sets:
         return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *ids]))
 
 
-def evaluate_checkpoint(checkpoint: str, root: str | Path | None, choice: Choice) -> dict[str, Any]:
+def evaluate_checkpoint(
+    checkpoint: str, root: str | Path | None, choice: Choice, official: Official | None = None
+) -> dict[str, Any]:
     """Everything that `results.json` holds.
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
         root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
+        official: sets to evaluate in place of everything under eval/.
 
-    Raises `ResultsError` where no set fits, or one was built under other hold-out lists than the checkpoint's and
-    `choice.allow_other_holdout` does not say otherwise; also what loading and reading raise.
+    Raises `ResultsError` where no set fits, or one is not covered by the checkpoint's hold-out lists
+    (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
+    as published; also what loading and reading raise.
     """
     model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     configs = lineage(state.config)
-    sets = open_sets(configs, open_root(state.config.data, root))
-    others = check_holdout(sets, state, choice)
+    data = open_root(state.config.data, root)
+    sets = open_sets(configs, data, official)
+    listed = list_of(state.holdout_sha256, find(checkpoint), data.folder)
+    covers = coverage(sets.heldout, trained(state.holdout_sha256, configs, sets.train, sets.missing), listed)
+    others = check_holdout(sets, state, choice, covers)
+    asked = sets.heldout if "heldout" in choice.splits else {}
+    accounts = {name: account(index, covers[name]) for name, index in asked.items()}
     seen = sets.train_photographs()
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -96,11 +108,15 @@ def evaluate_checkpoint(checkpoint: str, root: str | Path | None, choice: Choice
         "seed": choice.seed,
         "train_photographs": len(seen),
         "missing_training_sets": list(sets.missing),
+        "absent_sets": dict(official.absent) if official else {},
     }
     targets = train_targets(sets.train)
     for split, indexes in (("train", sets.train), ("heldout", sets.heldout)):
         if split in choice.splits:
             results[split] = evaluate_split(model, state.config, indexes, split, choice, targets, seen)
+    for name, entry in results.get("heldout", {}).get("datasets", {}).items():
+        check_measured(entry, sets.heldout[name].dataset)
+        entry.update(accounts[name])
     if not any(results[split]["datasets"] for split in choice.splits):
         raise ResultsError(
             f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
@@ -118,11 +134,12 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
         found.append(size_warning(trained))
     if results.get("heldout", {}).get("grounding") and not any(config.loss.grounding for config in configs):
         found.append("The grounding head of this model has not been trained: the fine phase does that.")
-    found += [
-        f"{name} was built under other hold-out lists than this checkpoint's: its images may have been trained on."
-        for name in results["other_holdout"]
-    ]
-    for name, entry in results.get("heldout", {}).get("datasets", {}).items():
+    heldout = results.get("heldout", {}).get("datasets", {})
+    found += [f"{name} was not evaluated: {why}." for name, why in results.get("absent_sets", {}).items()]
+    covers = {name: entry.get("holdout", SAME_LISTS) for name, entry in heldout.items()}
+    found += notes_on({**dict.fromkeys(results["other_holdout"], NOT_COVERED), **covers})
+    found += [entry["lost"] for entry in heldout.values() if entry.get("lost")]
+    for name, entry in heldout.items():
         if entry["seen_in_training"]:
             found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
     for split in ("train", "heldout"):
@@ -132,14 +149,16 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     return found
 
 
-def open_sets(configs: Sequence[TrainConfig], root: Root) -> Sets:
+def open_sets(configs: Sequence[TrainConfig], root: Root, official: Official | None = None) -> Sets:
     """The sets that a run and its ancestors drew from, so none of weight 0, and everything under eval/; where a store
-    does not say what that is, the sets that they validated on."""
+    does not say what that is, the sets that they validated on. `official` sets stand in the place of those."""
     names = list(dict.fromkeys(name for config in configs for name, weight in config.data.mixture.items() if weight))
     train = {name: index for name in names if (index := _open(root, name)) is not None}
     missing = tuple(name for name in names if name not in train)
     if missing:
         log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), root.place)
+    if official is not None:
+        return Sets(train, official.open(), missing)
     listed = root.names("eval")
     if listed is None:
         listed = sorted({name for config in configs for name in config.data.validation})
@@ -175,15 +194,18 @@ def lineage(config: TrainConfig) -> list[TrainConfig]:
     return configs
 
 
-def check_holdout(sets: Sets, state: State, choice: Choice) -> list[str]:
-    """Names of the sets whose hold-out lists are not the checkpoint's; raises `ResultsError` unless that is allowed."""
-    both = {**sets.train, **sets.heldout}
-    others = sorted(n for n, index in both.items() if index.dataset.get("holdout_sha256") != state.holdout_sha256)
+def check_holdout(sets: Sets, state: State, choice: Choice, covers: Mapping[str, Cover]) -> list[str]:
+    """Names of the training sets under other hold-out lists than the checkpoint's, and of the evaluation sets that those
+    do not cover; raises `ResultsError` unless that is allowed."""
+    others = sorted(n for n, index in sets.train.items() if index.dataset.get("holdout_sha256") != state.holdout_sha256)
+    others += sorted(name for name, cover in covers.items() if cover.by == NOT_COVERED)
     if others and not choice.allow_other_holdout:
-        found = both[others[0]].dataset.get("holdout_sha256")
+        found = {**sets.heldout, **sets.train}[others[0]].dataset.get("holdout_sha256")
+        why = [f"{name}: {covers[name].why_not}" for name in others if name in covers]
         raise ResultsError(
             f"expected sets under the checkpoint's hold-out lists {state.holdout_sha256!r}, found {found!r} in "
             f"{', '.join(others)}: their images may have been trained on (--allow-other-holdout evaluates all the same)"
+            + "".join(f"; {each}" for each in why)
         )
     if others:
         log.warning("evaluated under other hold-out lists than the checkpoint's: %s", ", ".join(others))
