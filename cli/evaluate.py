@@ -1,33 +1,40 @@
-"""bitgen-eval CKPT: retrieval and grounding on training and held-out sets, as a table and as results.json."""
+"""bitgen-eval CKPT: what a checkpoint can do on training and held-out sets, as tables, as results.json and as a page."""
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from bitgen.batch import BatchError
-from bitgen.evaluation.tables import grounding_table, plain, retrieval_table
+from bitgen.evaluation.tables import comparison_table, plain
 from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.folders import CHECKPOINTS, latest_run
+from pipeline.comparing import compare_checkpoints
 from pipeline.files import check_replaceable, write_text
+from pipeline.measuring import Beside, Task
 from pipeline.official import CACHE, OfficialError, build_official
-from pipeline.results import Choice, ResultsError, Split, Task, evaluate_checkpoint
+from pipeline.pages.evaluation import PAGE, tables, write_beside
+from pipeline.results import Choice, evaluate_checkpoint
+from pipeline.sets import ResultsError, Split
 from shards.format import ShardError
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a checkpoint: retrieval by the dual encoder, grounding beside its controls, chance levels beside both."""
+    """Evaluate a checkpoint, every figure beside its chance level or controls; or compare two."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[str | None, tyro.conf.Positional] = None
     """A run folder, a checkpoint folder, or hf://owner/name."""
+    compare: tuple[str, str] | None = None
+    """Two of them, in place of one: differences on the held-out sets, with intervals by paired bootstrap."""
     task: tuple[Task, ...] = ("retrieval", "grounding")
-    """What to evaluate."""
+    """What to evaluate. memory, attention, vectors and efficiency look inside the model, on held-out sets alone."""
     split: tuple[Split, ...] = ("train", "heldout")
     """train: the sets it was trained on; heldout: all sets under shards/eval."""
     data: str | None = None
@@ -39,9 +46,16 @@ class Arguments:
     allow_other_holdout: bool = False
     """Evaluate on sets built under other hold-out lists than the checkpoint's; the result says so."""
     seed: int = 0
-    """Of the shuffled-text control."""
+    """Of the controls, of what the memory is asked, and of the intervals."""
+    rerank: int = 0
+    """How many of the first that retrieval finds to order anew by the matching head; 0: none."""
+    caption_tokens: int = 24
+    """Of a generated caption, at most."""
+    beams: int = 1
+    """Of its search; 1: the likeliest token at every step."""
     out: Path | None = None
-    """Where the results go; by default results.json in the run folder, official.json with --folder."""
+    """Where the results go; by default results.json in the run folder, official.json with --folder, comparison.json in the
+    second one's with --compare. The page and its figures go into a folder of that name beside it, without .json."""
     folder: Path | None = None
     """A folder of official files: the evaluation sets that --manifest finds in it are evaluated, and no others."""
     manifest: tuple[Path, ...] = ()
@@ -50,15 +64,26 @@ class Arguments:
     """With --folder: where its sets are built; needs the room of their images."""
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.train_limit) < 1:
-            found = f"{self.batch} and {self.train_limit}"
-            raise ValueError(f"expected --batch and --train-limit of 1 or more, found {found}")
+        if (self.checkpoint is None) == (self.compare is None):
+            raise ValueError(
+                "expected a checkpoint, or two after --compare, found " + ("none" if self.compare is None else "both")
+            )
+        if min(self.batch, self.train_limit, self.caption_tokens, self.beams) < 1 or self.rerank < 0:
+            found = f"{self.batch}, {self.train_limit}, {self.caption_tokens} and {self.beams}, --rerank {self.rerank}"
+            raise ValueError(
+                f"expected --batch, --train-limit, --caption-tokens and --beams of 1 or more, --rerank of 0 or more, found {found}"
+            )
         if (self.folder is None) != (not self.manifest):
             raise ValueError("expected --folder and --manifest together, found one of them")
         if self.seed < 0:
             raise ValueError(f"expected --seed of 0 or more, found {self.seed}")
-        if self.out is None and self.checkpoint.startswith("hf://"):
-            raise ValueError(f"expected --out FILE for a model from a hub, found none: {self.checkpoint}")
+        if self.out is None and self.last.startswith("hf://"):
+            raise ValueError(f"expected --out FILE for a model from a hub, found none: {self.last}")
+
+    @property
+    def last(self) -> str:
+        """The checkpoint beside which the results go."""
+        return self.compare[1] if self.compare else str(self.checkpoint)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,12 +103,12 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(arguments: Arguments) -> int:
     out = results_path(arguments)
     check_replaceable(out)
+    if out.suffix != ".json":  # what stands beside it goes into a folder of its name without that
+        raise ResultsError(f"expected --out to end with .json, found {out}")
     official, splits = None, arguments.split
     if arguments.folder is not None:
         official = build_official(arguments.folder, arguments.manifest, arguments.cache, os.cpu_count() or 1)
         splits: tuple[Split, ...] = ("heldout",)
-    sets = " and ".join(splits)
-    print(f"evaluating {' and '.join(arguments.task)} of {arguments.checkpoint} on {sets} sets", file=sys.stderr)
     choice = Choice(
         arguments.task,
         splits,
@@ -91,28 +116,51 @@ def evaluate(arguments: Arguments) -> int:
         arguments.train_limit,
         arguments.allow_other_holdout,
         arguments.seed,
+        arguments.rerank,
+        arguments.caption_tokens,
+        arguments.beams,
     )
-    results = evaluate_checkpoint(arguments.checkpoint, arguments.data, choice, official)
+    tasks = " and ".join(arguments.task)
+    if arguments.compare:
+        print(f"comparing {tasks} of {' and '.join(arguments.compare)} on heldout sets", file=sys.stderr)
+        comparison = compare_checkpoints(*arguments.compare, arguments.data, choice, official)
+        write_text(out, json.dumps(comparison, indent=2, allow_nan=False) + "\n")
+        print(plain(comparison_table(comparison["sets"], *labels(comparison))), end="\n\n")
+        for note in dict.fromkeys([*comparison["a"]["notes"], *comparison["b"]["notes"]]):
+            print(note, end="\n\n")
+        print(f"wrote {out}")
+        return 0
+    print(f"evaluating {tasks} of {arguments.last} on {' and '.join(splits)} sets", file=sys.stderr)
+    beside = Beside()
+    results = evaluate_checkpoint(arguments.last, arguments.data, choice, official, beside)
     write_text(out, json.dumps(results, indent=2, allow_nan=False) + "\n")
-    for table in (retrieval_table(results), grounding_table(results)):
-        if table.rows:
-            print(plain(table), end="\n\n")
+    write_beside(out.with_suffix(""), results, beside)
+    for table in tables(results):
+        print(plain(table), end="\n\n")
     for note in results["notes"]:
         print(note, end="\n\n")
-    print(
-        f"wrote {out}; next, to look at it: bitgen-show {out.parent if arguments.out is None else arguments.checkpoint}"
-    )
+    print(f"wrote {out} and {out.with_suffix('') / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
     return 0
 
 
+def labels(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of the two for a table: their runs, and where those are the same their checkpoints too."""
+    a, b = comparison["a"], comparison["b"]
+    if a["run"] != b["run"]:
+        return a["run"], b["run"]
+    return f"{a['run']} {a['checkpoint']}", f"{b['run']} {b['checkpoint']}"
+
+
 def results_path(arguments: Arguments) -> Path:
-    """`--out`, or results.json, or official.json, in the folder of the run that the checkpoint belongs to."""
+    """`--out`, or a file in the folder of the run that the checkpoint belongs to."""
     if arguments.out is not None:
         return arguments.out
-    path = latest_run(Path(arguments.checkpoint))
+    path = latest_run(Path(arguments.last))
     if not path.is_dir() and path.parent.name != CHECKPOINTS:
         raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")
     run = path if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
+    if arguments.compare:
+        return run / "comparison.json"
     return run / ("results.json" if arguments.folder is None else "official.json")
 
 

@@ -29,8 +29,8 @@ from cli.preparing import check_datasets, check_ranks, check_side, check_togethe
 from pipeline.cached import check_rooms, open_cached
 from pipeline.holdout import copy_list
 from pipeline.publish import published
-from pipeline.results import ResultsError
 from pipeline.roots import open_root
+from pipeline.sets import ResultsError
 from pipeline.showing import shower
 from pipeline.validation import validator
 from pipeline.vocabulary import trimmed

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from bitgen.deploy import hub
-from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
+from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
 from bitgen.training.checkpoint import MODEL, STATE, State, read_state
 from bitgen.training.config import TrainConfig
 from bitgen.training.folders import CONFIG, HOLDOUT
 from pipeline.files import read_json
-from pipeline.results import Sets, lineage, open_sets
 from pipeline.roots import open_root
+from pipeline.sets import Sets, lineage, open_sets
 
 CARD = "README.md"
 METADATA = """---
@@ -117,7 +117,11 @@ def card(
 
 def _figures(results: Mapping[str, Any], validation: Mapping[str, float], config: TrainConfig) -> list[str]:
     if results:
-        tables = [table for table in (retrieval_table(results), grounding_table(results)) if table.rows]
+        tables = [
+            table
+            for table in (retrieval_table(results), grounding_table(results), captioning_table(results))
+            if table.rows
+        ]
         return [*(_markdown(table) for table in tables), *map(str, results["notes"])]
     if validation:
         rows = tuple((what, f"{value:.4f}") for what, value in validation.items())

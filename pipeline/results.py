@@ -1,44 +1,42 @@
 """A checkpoint and the datasets on disk become results: which sets, which rows of them, and their figures."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgen.batch import Batch, whole
 from bitgen.evaluation.breakdown import check_measured
-from bitgen.evaluation.grounding import FIT_TARGETS, evaluate_grounding
+from bitgen.evaluation.captioning import constant_caption
+from bitgen.evaluation.efficiency import evaluate_efficiency
+from bitgen.evaluation.efficiency_figures import efficiency_figures
+from bitgen.evaluation.grounding import FIT_TARGETS
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
-from bitgen.evaluation.retrieval import evaluate_retrieval
+from bitgen.evaluation.recall import LEAST
 from bitgen.evaluation.tables import mean
 from bitgen.model.bitgen import BitGen
-from bitgen.progress import Counter, progress
-from bitgen.tokens import shared_tokenizer
-from bitgen.training.checkpoint import CheckpointError, State, find, load_model, read_state
+from bitgen.progress import progress
+from bitgen.training.checkpoint import find, load_model
 from bitgen.training.config import TrainConfig
-from pipeline.coverage import NOT_COVERED, SAME_LISTS, Cover, account, coverage, list_of, notes_on, trained
+from pipeline.coverage import NOT_COVERED, SAME_LISTS, account, coverage, list_of, notes_on, trained
+from pipeline.measuring import SCORED, Asked, Beside, Task, measure, split_tasks, tasks_of
 from pipeline.official import Official
 from pipeline.roots import open_root
-from shards.format import NoDatasetError
+from pipeline.sets import ResultsError, Split, check_holdout, lineage, open_sets
+from pipeline.wholes import batches, spaced
 from shards.index import ShardIndex
-from shards.root import Root
 
 log = logging.getLogger(__name__)
 
-Task = Literal["retrieval", "grounding"]
-Split = Literal["heldout", "train"]
 FORMAT_VERSION = 1
-
-
-class ResultsError(Exception):
-    """There is nothing to evaluate, or what there is must not be compared."""
+FIT_CAPTIONS = 20_000
+"""Training texts that the constant caption is found in, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +51,20 @@ class Choice:
     """Images of each training set, evenly spaced; held-out sets are always taken whole."""
     allow_other_holdout: bool = False
     seed: int = 0
-    """Of the shuffled texts."""
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The datasets that a checkpoint was trained on, and those that it was kept from; open indexes by name."""
-
-    train: dict[str, ShardIndex]
-    heldout: dict[str, ShardIndex]
-    missing: tuple[str, ...]
-    """Training sets that are not on this machine."""
-
-    def train_photographs(self) -> NDArray[np.int64]:
-        """The image ids that were trained on, each once, ascending."""
-        ids = [np.asarray(index.image_ids) for index in self.train.values()]
-        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *ids]))
+    """Of the shuffled texts and captions, of what the memory is asked, and of the intervals."""
+    rerank: int = 0
+    """How many of the first to order anew by the matching head; 0: none."""
+    caption_tokens: int = 24
+    """Of a caption, at most."""
+    beams: int = 1
 
 
 def evaluate_checkpoint(
-    checkpoint: str, root: str | Path | None, choice: Choice, official: Official | None = None
+    checkpoint: str,
+    root: str | Path | None,
+    choice: Choice,
+    official: Official | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Everything that `results.json` holds.
 
@@ -80,18 +72,23 @@ def evaluate_checkpoint(
         checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
         root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
         official: sets to evaluate in place of everything under eval/.
+        beside: gets what stands beside the figures.
 
     Raises `ResultsError` where no set fits, or one is not covered by the checkpoint's hold-out lists
     (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
     as published; also what loading and reading raise.
     """
     model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    configs = lineage(state.config)
+    configs, beside = lineage(state.config), beside or Beside()
+    if choice.rerank and not state.config.loss.itm:
+        raise ResultsError(
+            f"expected a checkpoint of a run that trains the matching head to re-rank by, found loss.itm 0 in {checkpoint}"
+        )
     data = open_root(state.config.data, root)
     sets = open_sets(configs, data, official)
     listed = list_of(state.holdout_sha256, find(checkpoint), data.folder)
     covers = coverage(sets.heldout, trained(state.holdout_sha256, configs, sets.train, sets.missing), listed)
-    others = check_holdout(sets, state, choice, covers)
+    others = check_holdout(sets, state, covers, choice.allow_other_holdout)
     asked = sets.heldout if "heldout" in choice.splits else {}
     accounts = {name: account(index, covers[name]) for name, index in asked.items()}
     seen = sets.train_photographs()
@@ -110,14 +107,20 @@ def evaluate_checkpoint(
         "missing_training_sets": list(sets.missing),
         "absent_sets": dict(official.absent) if official else {},
     }
-    targets = train_targets(sets.train)
+    fitted = Fitted(
+        train_targets(sets.train) if "grounding" in choice.tasks else None,
+        train_caption(sets.train) if "captioning" in choice.tasks else None,
+    )
     for split, indexes in (("train", sets.train), ("heldout", sets.heldout)):
         if split in choice.splits:
-            results[split] = evaluate_split(model, state.config, indexes, split, choice, targets, seen)
+            results[split] = evaluate_split(model, state.config, indexes, split, choice, fitted, seen, beside)
+    if "efficiency" in choice.tasks:
+        results["efficiency"] = evaluate_efficiency(model, state.config.data.image_px, find(checkpoint))
+        beside.figures |= efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
         entry.update(accounts[name])
-    if not any(results[split]["datasets"] for split in choice.splits):
+    if set(choice.tasks) != {"efficiency"} and not any(results[split]["datasets"] for split in choice.splits):
         raise ResultsError(
             f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
             f"{sorted(sets.train)} and {sorted(sets.heldout)}"
@@ -144,72 +147,19 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
             found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
     for split in ("train", "heldout"):
         for name, entry in results.get(split, {}).get("datasets", {}).items():
+            if why := entry.get("not_asked"):
+                found.append(f"{name}: {why}.")
             if truncated := entry.get("grounding", {}).get("truncated"):
                 found.append(f"{name}: {truncated:,} phrases lie beyond the token limit; each counts as a miss.")
     return found
 
 
-def open_sets(configs: Sequence[TrainConfig], root: Root, official: Official | None = None) -> Sets:
-    """The sets that a run and its ancestors drew from, so none of weight 0, and everything under eval/; where a store
-    does not say what that is, the sets that they validated on. `official` sets stand in the place of those."""
-    names = list(dict.fromkeys(name for config in configs for name, weight in config.data.mixture.items() if weight))
-    train = {name: index for name in names if (index := _open(root, name)) is not None}
-    missing = tuple(name for name in names if name not in train)
-    if missing:
-        log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), root.place)
-    if official is not None:
-        return Sets(train, official.open(), missing)
-    listed = root.names("eval")
-    if listed is None:
-        listed = sorted({name for config in configs for name in config.data.validation})
-        log.warning("%s cannot be listed: held-out sets are those validated on, %s", root.place, ", ".join(listed))
-    heldout = {name: index for name in listed if (index := _open(root, name)) is not None}
-    if not train and not heldout:
-        raise ResultsError(f"expected built datasets, found neither {names} nor eval/*: {root.place}")
-    return Sets(train, heldout, missing)
+@dataclass(frozen=True)
+class Fitted:
+    """What the constant controls say of every image, as found in the sets that were trained on; None without any."""
 
-
-def _open(root: Root, name: str) -> ShardIndex | None:
-    """A dataset; None where there is none."""
-    try:
-        return root.open(name)
-    except NoDatasetError:
-        return None
-
-
-def lineage(config: TrainConfig) -> list[TrainConfig]:
-    """The configuration, and those of the runs that it started from, nearest first, as far as they are on this machine."""
-    configs = [config]
-    visited = set()
-    while (init := configs[-1].run.init) and init not in visited:
-        visited.add(init)
-        if init.startswith("hf://"):
-            log.warning("the run started from %s, whose training sets are not looked up", init)
-            break
-        try:
-            configs.append(read_state(find(init)).config)
-        except CheckpointError as error:
-            log.warning("the run that this one started from cannot be read: %s", error)
-            break
-    return configs
-
-
-def check_holdout(sets: Sets, state: State, choice: Choice, covers: Mapping[str, Cover]) -> list[str]:
-    """Names of the training sets under other hold-out lists than the checkpoint's, and of the evaluation sets that those
-    do not cover; raises `ResultsError` unless that is allowed."""
-    others = sorted(n for n, index in sets.train.items() if index.dataset.get("holdout_sha256") != state.holdout_sha256)
-    others += sorted(name for name, cover in covers.items() if cover.by == NOT_COVERED)
-    if others and not choice.allow_other_holdout:
-        found = {**sets.heldout, **sets.train}[others[0]].dataset.get("holdout_sha256")
-        why = [f"{name}: {covers[name].why_not}" for name in others if name in covers]
-        raise ResultsError(
-            f"expected sets under the checkpoint's hold-out lists {state.holdout_sha256!r}, found {found!r} in "
-            f"{', '.join(others)}: their images may have been trained on (--allow-other-holdout evaluates all the same)"
-            + "".join(f"; {each}" for each in why)
-        )
-    if others:
-        log.warning("evaluated under other hold-out lists than the checkpoint's: %s", ", ".join(others))
-    return others
+    targets: Tensor | None
+    caption: str | None
 
 
 def evaluate_split(
@@ -218,8 +168,9 @@ def evaluate_split(
     indexes: Mapping[str, ShardIndex],
     split: Split,
     choice: Choice,
-    targets: Tensor | None,
+    fitted: Fitted,
     seen: NDArray[np.int64],
+    beside: Beside,
 ) -> dict[str, Any]:
     """{"datasets": {NAME: {task: figures, "samples", "evaluated"}}, task: their mean over sets}.
 
@@ -233,44 +184,40 @@ def evaluate_split(
             entry["seen_in_training"] = int(np.isin(np.asarray(index.image_ids), seen).sum())
             if entry["seen_in_training"]:
                 log.warning("%s holds %d photographs that were trained on", name, entry["seen_in_training"])
-        for task in (task for task in choice.tasks if task in tasks_of(index)):
+        if "memory" in choice.tasks and "captioning" in tasks_of(index) and "memory" not in tasks_of(index):
+            entry["not_asked"] = f"the memory is asked of {LEAST} photographs or more"
+        mine = tasks_of(index)
+        for task in split_tasks(choice.tasks, split):
+            if task not in mine:
+                continue
             with progress(f"{task} {name}", len(rows), "images") as counter:
-                found = batches(index, rows, config.data.image_px, config.data.max_tokens, choice.batch, counter)
-                if task == "retrieval":
-                    entry[task] = evaluate_retrieval(model, found)
-                else:
-                    entry[task] = evaluate_grounding(model, found, train_targets=targets, seed=choice.seed)
+                data = config.data
+                asked = Asked(
+                    name,
+                    index,
+                    partial(batches, index, rows, data.image_px, data.max_tokens, choice.batch, counter),
+                    partial(batches, index, side_px=data.image_px, max_tokens=data.max_tokens, size=1),
+                    choice.seed,
+                    choice.rerank,
+                    choice.caption_tokens,
+                    choice.beams,
+                    fitted.targets,
+                    fitted.caption,
+                )
+                entry[task] = measure(task, model, asked, beside)
             datasets[name] = entry
-    figures = {task: [entry[task] for entry in datasets.values() if task in entry] for task in choice.tasks}
+    figures = {task: [entry[task] for entry in datasets.values() if task in entry] for task in SCORED}
     return {**{task: mean(found) for task, found in figures.items() if found}, "datasets": datasets}
 
 
-def tasks_of(index: ShardIndex) -> tuple[Task, ...]:
-    """Captions are retrieved, phrases are grounded. An expression ("left man") names no image, so it is not retrieved."""
-    found: list[Task] = ["retrieval"] if index.dataset.get("phase") == "coarse" else []
-    return (*found, "grounding") if index.dataset.get("phrases") else tuple(found)
+def train_caption(indexes: Mapping[str, ShardIndex]) -> str | None:
+    """The caption that is most like the others of the training sets, of at most `FIT_CAPTIONS`; None without any.
 
-
-def batches(
-    index: ShardIndex, rows: Sequence[int], side_px: int, max_tokens: int, size: int, counter: Counter | None = None
-) -> Iterator[Batch]:
-    """Rows of a dataset as whole images with all their texts, `size` images at a time; two batches are made ahead."""
-    tokenizer = shared_tokenizer()
-
-    def make(part: Sequence[int]) -> Batch:
-        items = [(row, *index.read(row)) for row in part]
-        return whole(items, side_px, tokenizer, max_tokens=max_tokens)
-
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    with ThreadPoolExecutor(2, "bitgen-evaluate") as pool:
-        coming = [pool.submit(make, part) for part in parts[:2]]
-        for number, part in enumerate(parts):
-            batch = coming.pop(0).result()
-            if number + 2 < len(parts):
-                coming.append(pool.submit(make, parts[number + 2]))
-            yield batch
-            if counter is not None:
-                counter.update(len(part))
+    The first text of images that are evenly spaced over each set.
+    """
+    captioned = [index for index in indexes.values() if "captioning" in tasks_of(index)]
+    rows = [(index, row) for index in captioned for row in spaced(len(index), FIT_CAPTIONS // len(captioned))]
+    return constant_caption(index.record(row).texts[0].text for index, row in rows) if rows else None
 
 
 def train_targets(indexes: Mapping[str, ShardIndex]) -> Tensor | None:
@@ -288,8 +235,3 @@ def train_targets(indexes: Mapping[str, ShardIndex]) -> Tensor | None:
                 high = (max(b.x1 for b in phrase.boxes), max(b.y1 for b in phrase.boxes))
                 merged.append((*low, *high))
     return torch.tensor(merged, dtype=torch.float64) if merged else None
-
-
-def spaced(count: int, most: int) -> list[int]:
-    """0..count-1, or `most` of them, evenly spaced, the first and the last included."""
-    return list(range(count)) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()

@@ -24,8 +24,8 @@ from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import rank
 from bitgen.training.loop import Show
 from bitgen.training.metrics import Shown
-from pipeline.results import spaced
 from pipeline.validation import open_sets
+from pipeline.wholes import spaced
 from shards.root import Root
 
 log = logging.getLogger(__name__)

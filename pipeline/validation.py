@@ -7,8 +7,8 @@ from bitgen.evaluation.retrieval import evaluate_retrieval
 from bitgen.model.bitgen import BitGen
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.loop import Validate
-from pipeline.results import batches
 from pipeline.roots import open_root
+from pipeline.wholes import batches
 from shards.format import NoDatasetError
 from shards.index import ShardIndex
 from shards.root import Root

@@ -16,7 +16,9 @@ from bitgen.model.bitgen import BitGen
 from bitgen.record import Sample
 from bitgen.tokens import shared_tokenizer
 from bitgen.training.config import TrainConfig
-from pipeline.results import Sets, batches, spaced, tasks_of
+from pipeline.measuring import tasks_of
+from pipeline.sets import Sets
+from pipeline.wholes import batches, spaced
 from shards.format import ShardError
 from shards.index import ShardIndex
 

@@ -17,7 +17,7 @@ from bitgen.evaluation.page import (
     text,
     warning_of_size,
 )
-from bitgen.evaluation.tables import Table, grounding_table, retrieval_table
+from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
 from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import CheckpointError, State, list_checkpoints, load_model
 from bitgen.training.config import ConfigError, TrainConfig
@@ -25,8 +25,9 @@ from bitgen.training.folders import CHECKPOINTS, CONFIG, SHOWN, latest_run
 from pipeline.files import read_json
 from pipeline.pages.data import PageError, counts, refusals, sample_cards
 from pipeline.pages.predictions import predictions
-from pipeline.results import ResultsError, Sets, open_sets, spaced
 from pipeline.roots import open_root
+from pipeline.sets import ResultsError, Sets, open_sets
+from pipeline.wholes import spaced
 from shards.format import ShardError
 from shards.remote.patience import StoreError
 
@@ -179,7 +180,7 @@ def result_tables(results: dict, folder: Path) -> Html:
     if not results:
         return paragraph(f"None yet: bitgen-eval {folder} makes them.", "muted")
     try:
-        tables = [retrieval_table(results), grounding_table(results)]
+        tables = [retrieval_table(results), grounding_table(results), captioning_table(results)]
         said = size_warning(results.get("train_photographs", 0))  # stands at the top of the page already
         notes = [paragraph(str(note), "warning") for note in results.get("notes", []) if note != said]
         lead = f"Of {results['checkpoint']}, by bitgen-eval. Rows set back are chance levels and controls."

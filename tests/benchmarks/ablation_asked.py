@@ -32,7 +32,7 @@ from bitgen.views import view
 from pipeline.drawing.captions import described
 from pipeline.drawing.picture import picture
 from pipeline.drawing.scene import CANVAS, HELD_OUT, SEEN, SIZES, TEXTURES, Pair, Scene, Thing
-from pipeline.results import batches
+from pipeline.wholes import batches
 from shards.index import ShardIndex
 from tests.benchmarks.learn import caption_scores
 

@@ -18,7 +18,7 @@ from bitgen.evaluation.captioning import (
     write,
 )
 from bitgen.tokens import shared_tokenizer
-from pipeline.results import batches
+from pipeline.wholes import batches
 from shards.index import ShardIndex
 from tests import fakes
 

@@ -8,8 +8,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from bitgen.training.config import ConfigError, TrainConfig
-from pipeline.results import ResultsError, open_sets
 from pipeline.roots import open_root
+from pipeline.sets import ResultsError, open_sets
 from pipeline.validation import validator
 from shards.format import ShardError
 from tests import fakes

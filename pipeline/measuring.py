@@ -1,0 +1,174 @@
+"""What each task of bitgen-eval asks of a set: figures for results.json and, beside them, what two checkpoints are compared by and
+what a page shows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from bitgen.batch import Batch
+from bitgen.evaluation.attention import Looked, evaluate_attention
+from bitgen.evaluation.attention_figures import attention_figures
+from bitgen.evaluation.caption_cards import scored_card, spread
+from bitgen.evaluation.caption_scores import Scores
+from bitgen.evaluation.captioning import MODEL, evaluate_captioning
+from bitgen.evaluation.grounding import evaluate_grounding
+from bitgen.evaluation.head_figures import head_figures
+from bitgen.evaluation.heads import evaluate_heads
+from bitgen.evaluation.items import Items
+from bitgen.evaluation.memory_figures import memory_figures
+from bitgen.evaluation.page import Html
+from bitgen.evaluation.recall import LEAST, evaluate_memory
+from bitgen.evaluation.retrieval import evaluate_retrieval
+from bitgen.evaluation.vectors import evaluate_vectors
+from bitgen.model.bitgen import BitGen
+from shards.index import ShardIndex
+
+Task = Literal["retrieval", "grounding", "captioning", "memory", "attention", "vectors", "efficiency"]
+SCORED: tuple[Task, ...] = ("retrieval", "grounding", "captioning")
+"""What is compared between checkpoints and averaged over sets. The others look inside one; of sets that were kept from it."""
+ALL: tuple[Task, ...] = get_args(Task)
+SHOWN = 6
+"""Captions of a set on the page."""
+
+
+@dataclass
+class Beside:
+    """What an evaluation leaves beside its figures. Filled as it goes."""
+
+    items: dict[tuple[str, str], Items] = field(default_factory=dict)
+    """By set and by kind: `t2i`, `i2t`, `grounding`, `captioning`."""
+    figures: dict[str, Html] = field(default_factory=dict)
+    """Each a `<figure>`, by a name fit for a file."""
+    looked: list[Looked] = field(default_factory=list)
+    captions: list[Html] = field(default_factory=list)
+    """Cards: of each set some, from the best to the worst."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A set, and how it is measured."""
+
+    name: str
+    index: ShardIndex
+    batches: Callable[[], Iterator[Batch]]
+    """All of them, anew with every call."""
+    singly: Callable[[Sequence[int]], Iterator[Batch]]
+    """Some rows of the set, one image a batch."""
+    seed: int
+    rerank: int
+    max_tokens: int
+    """Of a caption; beams: kept at each step."""
+    beams: int
+    targets: Tensor | None
+    """What the constant box is fitted on, as `evaluate_grounding` takes it."""
+    constant: str | None
+    """The caption that is said of every image, from training texts."""
+
+
+def tasks_of(index: ShardIndex) -> tuple[Task, ...]:
+    """Captions are retrieved, written and remembered, phrases are grounded. An expression ("left man") names no image, so it is
+    neither retrieved nor a caption."""
+    found: list[Task] = []
+    if index.dataset.get("phase") == "coarse":
+        found.extend(("retrieval", "captioning", "vectors"))
+        if len(np.unique(np.asarray(index.image_ids))) >= LEAST:
+            found.append("memory")
+    if index.dataset.get("phrases"):
+        found.extend(("grounding", "attention"))
+    return tuple(found)
+
+
+def measure(task: Task, model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    """The figures of one task on one set."""
+    return _MEASURES[task](model, asked, beside)
+
+
+def _retrieval(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    items: dict[str, Items] = {}
+    found = evaluate_retrieval(model, asked.batches(), rerank=asked.rerank or None, seed=asked.seed, items=items)
+    beside.items |= {(asked.name, kind): each for kind, each in items.items()}
+    return found
+
+
+def _grounding(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    items: dict[str, Items] = {}
+    found = evaluate_grounding(model, asked.batches(), train_targets=asked.targets, seed=asked.seed, items=items)
+    beside.items |= {(asked.name, kind): each for kind, each in items.items()}
+    return found
+
+
+def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    scores: dict[str, Scores] = {}
+    row_of: dict[str, int] = {}
+
+    def references(row: int) -> list[str]:
+        sample = asked.index.record(row)
+        row_of.setdefault(sample.key, row)
+        return [text.text for text in sample.texts]
+
+    found = evaluate_captioning(
+        model,
+        asked.batches(),
+        references,
+        constant=asked.constant,
+        max_tokens=asked.max_tokens,
+        beams=asked.beams,
+        seed=asked.seed,
+        scores=scores,
+    )
+    own = scores[MODEL]
+    values = {"rouge_l": own.values[:, -2], "cider_d": own.values[:, -1]}
+    beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
+    numbers = spread(own, SHOWN)
+    rows = [row_of[own.keys[number]] for number in numbers]
+    for number, row, batch in zip(numbers, rows, asked.singly(rows), strict=True):
+        beside.captions.append(scored_card(asked.index.record(row), batch, own, number, asked.name))
+    return found
+
+
+def _memory(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    found = evaluate_memory(model, asked.batches(), asked.seed)
+    _keep(asked.name, memory_figures(found), beside)
+    return found
+
+
+def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    found, looked = evaluate_attention(model, asked.batches(), seed=asked.seed)
+    found["heads"] = evaluate_heads(model, asked.batches())
+    _keep(asked.name, attention_figures(found) | head_figures(found["heads"]), beside)
+    beside.looked += looked
+    return found
+
+
+def _vectors(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+    found, figures = evaluate_vectors(model, asked.batches())
+    _keep(asked.name, figures, beside)
+    return found
+
+
+def _keep(name: str, figures: Mapping[str, Html], beside: Beside) -> None:
+    beside.figures |= {f"{file_name(name)}-{figure}": each for figure, each in figures.items()}
+
+
+def file_name(name: str) -> str:
+    """Of a set, for files that stand in one folder: `eval/coco-val` is `eval-coco-val`."""
+    return name.replace("/", "-")
+
+
+_MEASURES: Mapping[Task, Callable[[BitGen, Asked, Beside], dict[str, Any]]] = {
+    "retrieval": _retrieval,
+    "grounding": _grounding,
+    "captioning": _captioning,
+    "memory": _memory,
+    "attention": _attention,
+    "vectors": _vectors,
+}
+"""All tasks but `efficiency`, which asks nothing of a set."""
+
+
+def split_tasks(tasks: Sequence[Task], split: str) -> list[Task]:
+    """What is asked of the sets of a split: of those that it was trained on only what is compared with the others."""
+    return [task for task in tasks if task in _MEASURES and (split == "heldout" or task in SCORED)]

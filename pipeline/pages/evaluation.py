@@ -1,0 +1,86 @@
+"""What bitgen-eval leaves beside results.json: a page, every figure of it as PNG, and what each item scored."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bitgen.evaluation.attention_figures import attention_cards, attention_png
+from bitgen.evaluation.inside_tables import (
+    Sets,
+    attention_table,
+    efficiency_table,
+    forgetting_table,
+    heads_table,
+    memory_table,
+    naming_table,
+    size_table,
+)
+from bitgen.evaluation.items import write_items
+from bitgen.evaluation.page import Html, document, facts, join, paragraph, table
+from bitgen.evaluation.raster import png
+from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
+from pipeline.files import replacing, write_text
+from pipeline.measuring import Beside, file_name
+
+PAGE = "index.html"
+_INSIDE: Mapping[str, tuple[Callable[[Sets], Table], ...]] = {
+    "memory": (memory_table, naming_table, forgetting_table),
+    "attention": (attention_table,),
+}
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Every table that the results have rows for, in the order of the tasks."""
+    found = [retrieval_table(results), grounding_table(results), captioning_table(results)]
+    for task, makers in _INSIDE.items():
+        found += [make(_sets(results, task)) for make in makers]
+    found.append(heads_table([(label, entry["heads"]) for label, entry in _sets(results, "attention")]))
+    if "efficiency" in results:
+        found += [efficiency_table(results["efficiency"]), size_table(results["efficiency"])]
+    return [each for each in found if each.rows]
+
+
+def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> None:
+    """`index.html`, NAME.png and SET-KIND.parquet into `folder`, in place of an earlier evaluation's.
+
+    The page comes last: where it is, the rest is whole.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, figure in beside.figures.items():
+        _write(folder / f"{name}.png", png(figure))
+    for number, looked in enumerate(beside.looked):
+        _write(folder / f"attention-{number}.png", attention_png(looked))
+    for (name, kind), items in beside.items.items():
+        with replacing(folder / f"{file_name(name)}-{kind}.parquet") as path:
+            write_items(path, items)
+    write_text(folder / PAGE, page(results, beside))
+
+
+def page(results: Mapping[str, Any], beside: Beside) -> str:
+    about = {name: results[name] for name in ("run", "checkpoint", "phase", "step", "parameters", "seed")}
+    about["held out by"] = str(results["holdout_sha256"])[:12]
+    notes = [paragraph(note, "warning") for note in results["notes"]]
+    lead = paragraph(
+        "Rows set back are chance levels and controls: what a model scores that has not learnt this.", "muted"
+    )
+    drawn = [table(each.header, each.rows, each.lesser) for each in tables(results)]
+    sections = [("Summary", join((facts(about), *notes))), ("Results", join((lead, *drawn)))]
+    if beside.figures:
+        sections.append(("Figures", Html(f'<div class="charts">{join(beside.figures.values())}</div>')))
+    if beside.looked:
+        sections.append(("Where heads look", attention_cards(beside.looked)))
+    if beside.captions:
+        sections.append(("Captions, from the best to the worst", join(beside.captions)))
+    return document(f"Evaluation: {results['run']}", f"{results['checkpoint']}", sections, "made by bitgen-eval")
+
+
+def _sets(results: Mapping[str, Any], task: str) -> Sets:
+    sets = results.get("heldout", {}).get("datasets", {})
+    return [(name, entry[task]) for name, entry in sets.items() if task in entry]
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as to:
+        to.write_bytes(data)
