@@ -111,7 +111,9 @@ def coverage(heldout: Mapping[str, ShardIndex], trained: Trained, listed: BlockL
             on_lists = "datasets of different lists were trained on"
         elif listed is not None:
             on_lists = f"{images.unlisted:,} of its {len(heldout[name]):,} images are on none of the checkpoint's lists"
-        shown = f"images that were trained on are among it: {len(images.shown):,}, as {next(iter(images.shown), '')}"
+        shown = (
+            f"samples that were trained on show its images: {len(images.shown):,}, as {next(iter(images.shown), '')}"
+        )
         found[name] = Cover(NOT_COVERED, f"{on_lists}; {', '.join(gaps[name]) or shown}")
     return {name: found[name] for name in heldout}
 

@@ -144,7 +144,7 @@ def test_a_set_that_was_trained_on_is_refused(run: Path, tmp_path: Path, capsys:
     said = capsys.readouterr().err
     assert "in eval/refcoco-val: their images may have been trained on (--allow-other-holdout evaluates" in said
     assert "eval/refcoco-val: 1 of its 2 images are on none of the checkpoint's lists;" in said
-    assert "images that were trained on are among it: 1, as coarse/world-train coco-000000000002" in said
+    assert "samples that were trained on show its images: 1, as coarse/world-train coco-000000000002" in said
     assert not (run / "official.json").exists()
 
 

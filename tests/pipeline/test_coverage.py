@@ -102,7 +102,7 @@ def shown(index: ShardIndex, learned: World) -> str:
 
 
 FIRST = (
-    "the checkpoint's lists are not here; images that were trained on are among it: 1, as"
+    "the checkpoint's lists are not here; samples that were trained on show its images: 1, as"
     " coarse/world-train coco-000000000001"
 )
 
