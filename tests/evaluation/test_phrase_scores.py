@@ -114,3 +114,17 @@ def test_joined_answers_stay_in_order():
     joined = join_answers([answers([[0, 0, 1, 1]], [[1, 2]]), answers([[0, 0, 2, 2]], [[3, 4]])])
     assert joined.boxes[:, 2].tolist() == [1, 2]
     assert joined.peaks.tolist() == [[1, 2], [3, 4]]
+
+
+def test_an_overlap_of_exactly_a_threshold_counts():
+    square = [0.0, 0.0, 100.0, 100.0]
+    given = answers([[0, 0, 100, 25], [0, 0, 100, 50], [0, 0, 100, 75]], [[0, 0]] * 3)
+    found = scores(given, targets([square] * 3, [0, 1, 2])).values
+    assert [found[name].tolist() for name in ("acc25", "acc50", "acc75")] == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+
+
+def test_of_one_resample_both_ends_are_its_mean_and_its_seed_is_the_one_asked_for():
+    items = Items(tuple("abcdefgh"), np.arange(8), {"mean_iou": np.arange(8.0)})
+    ends = [shares(items, seed, resamples=1)["interval"]["mean_iou"] for seed in (0, 1)]
+    assert [low == high for low, high in ends] == [True, True]
+    assert ends[0] != ends[1]

@@ -108,6 +108,12 @@ def test_seed_and_resamples_of_the_intervals_are_those_asked_for():
     assert found["t2i"] != evaluate_retrieval(model, [batch], seed=2, resamples=20)["t2i"]
 
 
+def test_of_one_resample_both_ends_are_its_mean():
+    found = evaluate_retrieval(fakes.model().eval(), [fakes.fake_batch(12, seed=1)], resamples=1)
+    ends = [*found["t2i"]["interval"].values(), *found["i2t"]["interval"].values()]
+    assert all(low == high for low, high in ends)
+
+
 def collected(rerank: int | None) -> tuple[dict, dict[str, Items]]:
     batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3, tokens=32)]
     items: dict[str, Items] = {}
