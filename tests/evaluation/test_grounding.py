@@ -202,3 +202,10 @@ def test_targets_know_their_photographs():
     found = targets_of(fakes.fake_batch(2, texts=1, phrases=2, position=4))
     assert found.photographs.tolist() == [1004, 1004, 1005, 1005]
     assert found.keys == ("fake-4.0.0", "fake-4.0.1", "fake-5.0.0", "fake-5.0.1")
+
+
+def test_of_one_resample_both_ends_are_its_mean_for_the_model_and_every_control():
+    found = evaluate_grounding(fakes.model().eval(), [fakes.fake_batch(5, seed=1)], resamples=1)
+    ends = [each["interval"]["mean_iou"] for each in (found, *found["controls"].values())]
+    assert len(ends) == 4
+    assert all(low == high for low, high in ends)
