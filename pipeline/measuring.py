@@ -54,7 +54,9 @@ class Asked:
     name: str
     index: ShardIndex
     batches: Callable[[], Iterator[Batch]]
-    """All of them, anew with every call."""
+    """All of them, anew with every call; counted as progress."""
+    again: Callable[[], Iterator[Batch]]
+    """Likewise, and not counted."""
     singly: Callable[[Sequence[int]], Iterator[Batch]]
     """Some rows of the set, one image a batch."""
     seed: int
@@ -137,7 +139,7 @@ def _memory(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     found, looked = evaluate_attention(model, asked.batches(), seed=asked.seed)
-    found["heads"] = evaluate_heads(model, asked.batches())
+    found["heads"] = evaluate_heads(model, asked.again())
     _keep(asked.name, attention_figures(found) | head_figures(found["heads"]), beside)
     beside.looked += looked
     return found

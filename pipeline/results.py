@@ -192,10 +192,12 @@ def evaluate_split(
                 continue
             with progress(f"{task} {name}", len(rows), "images") as counter:
                 data = config.data
+                again = partial(batches, index, rows, data.image_px, data.max_tokens, choice.batch)
                 asked = Asked(
                     name,
                     index,
-                    partial(batches, index, rows, data.image_px, data.max_tokens, choice.batch, counter),
+                    partial(again, counter),
+                    again,
                     partial(batches, index, side_px=data.image_px, max_tokens=data.max_tokens, size=1),
                     choice.seed,
                     choice.rerank,
