@@ -18,6 +18,8 @@ from bitgen.training.distributed import agree, any_of, gather, rank, weighted_me
 from bitgen.training.guard import Guard
 from bitgen.training.loop import train
 from bitgen.training.metrics import Meter, TrainingError
+from pipeline.roots import open_root
+from pipeline.showing import shower
 from tests import fakes
 from tests.ends import ends
 from tests.trainings import after
@@ -103,6 +105,24 @@ def phases() -> dict[str, TrainConfig]:
     }
 
 
+def shown(folder: Path) -> dict[str, Tensor]:
+    """The final weights and queues of the fine phase, as `phases` has it, with pictures after every other step."""
+    data = folder / f"data{rank()}"
+    fakes.write_shards(data, "fine/squares")
+    config = phases()["fine"]
+    config = replace(
+        config,
+        data=replace(config.data, root=str(data), mixture={"fine/squares": 1.0}),
+        run=replace(config.run, show_every=2),
+    )
+    objective = fakes.objective(config)
+    run = folder / "shown"
+    run.mkdir(exist_ok=True)
+    show = shower(config, objective.model, "0" * 64, open_root(config.data))
+    result = train(objective, fakes.state(config, objective), stream(), run, show=show)
+    return {"step": torch.tensor(result.state.step), **objective.state_dict()}
+
+
 def impatient(run: Path) -> int:
     """The step at which a run ends whose figure never rises on rank 0, and always does on rank 1."""
     run.mkdir(parents=True, exist_ok=True)
@@ -155,6 +175,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
     found["any"] = any_of(torch.tensor([rank() == 0, rank() == 1, False]))
     found |= {f"ended.{name}": torch.tensor(value) for name, value in ends_alike().items()}
+    found |= {f"shown.{name}": value for name, value in shown(folder).items()}
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return found
 
