@@ -120,7 +120,9 @@ def shown(folder: Path) -> dict[str, Tensor]:
     run.mkdir(exist_ok=True)
     show = shower(config, objective.model, "0" * 64, open_root(config.data))
     result = train(objective, fakes.state(config, objective), stream(), run, show=show)
-    return {"step": torch.tensor(result.state.step), **objective.state_dict()}
+    return {"shown.step": torch.tensor(result.state.step)} | {
+        f"shown.{name}": value for name, value in objective.state_dict().items()
+    }
 
 
 def impatient(run: Path) -> int:
@@ -175,7 +177,6 @@ def everything(folder: Path) -> dict[str, Tensor]:
     found["agreed"] = torch.tensor([agree(rank() == 1, rows.device), agree(False, rows.device)])
     found["any"] = any_of(torch.tensor([rank() == 0, rank() == 1, False]))
     found |= {f"ended.{name}": torch.tensor(value) for name, value in ends_alike().items()}
-    found |= {f"shown.{name}": value for name, value in shown(folder).items()}
     found["impatient"] = torch.tensor(impatient(folder / "impatient"))
     return found
 
@@ -190,6 +191,7 @@ def work(number: int, folder: str) -> None:
             distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=ranks)
             found = compared() if ranks == 4 else everything(Path(folder) / "two")
             if ranks == 2:
+                found |= shown(Path(folder) / "two")
                 ended = {**ends(Path(folder) / "ends"), "asked": asked(Path(folder) / "asked")}
                 (Path(folder) / f"ends{number}.json").write_text(json.dumps(ended))
             tensors = {name: value.contiguous().clone() for name, value in found.items()}

@@ -34,7 +34,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.failing"]
     places = ["--data.root", f"{folder}/data", "--run.runs", str(folder)]
     command = [sys.executable, *torchrun, *TINY.split(), *places]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -15,6 +15,9 @@ from tests import ranks
 from tests.forks import forks
 from tests.trainings import resume
 
+pytestmark = pytest.mark.timeout(300)
+"""Ranks wait for each other at every turn: what takes 15 seconds of a quiet machine takes 90 of one with ten other processes."""
+
 Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
 
 
