@@ -54,8 +54,8 @@ endef
 clean-demo: ## forget what `make demo` made
 	rm -rf $(DATA)/demo $(RUNS)/demo-coarse $(RUNS)/demo
 
-test: install ## the tests
-	$(BIN)/python -m pytest
+test: install ## the tests, a process a core, four at most
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 soak: install ## the tests that take long: 50 kills a stage (KILLS=5 for fewer), full sizes
 	$(BIN)/python -m pytest -m soak

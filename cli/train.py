@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from bitgen.batch import BatchError
 from bitgen.deploy import hub
@@ -108,6 +109,7 @@ def _built(config: TrainConfig) -> dict[str, tuple[int, ...]]:
     return found
 
 
+@distributed.answered()
 def run(stages: Sequence[TrainConfig], options: argparse.Namespace) -> int:
     """Train one run after the other, and say what was made; the exit code."""
     resumed: str = options.resume
@@ -261,4 +263,5 @@ def _steps(state: State) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Where torchrun started this rank, it ends with a list of those that failed: with their errors, where they left them to it.
+    sys.exit(record(main)())

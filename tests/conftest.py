@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from tests.servers import Server, serve
 
 # Tensors here are tiny: a second thread for each operation costs more than it brings, most of all on a busy machine.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 
 @pytest.fixture

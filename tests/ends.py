@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bitgen.batch import Batch
 from bitgen.training.checkpoint import CheckpointError
@@ -19,7 +19,7 @@ SIZE_BYTES = 16 << 20
 
 
 class LostError(Exception):
-    """What reading a batch, or a validation, may raise."""
+    """What reading a batch, a validation or pictures may raise."""
 
 
 def ends(folder: Path) -> dict[str, str]:
@@ -28,6 +28,7 @@ def ends(folder: Path) -> dict[str, str]:
         "a checkpoint, 0": _ended(folder / "unwritten", file="checkpoints"),
         "the first figures, 0": _ended(folder / "unopened", file="metrics.jsonl/x"),
         "validation, 0": _ended(folder / "unmeasured", validate=_raise),
+        "pictures, 0": _ended(folder / "unshown", show=_raise),
         "a batch, 1": _ended(folder / "unread", _batches(7, 1, LostError())),
         "the end of the batches, 1": _ended(folder / "ended", _batches(7, 1)),
     }
@@ -37,12 +38,14 @@ def ends(folder: Path) -> dict[str, str]:
 
 
 def _ended(run: Path, batches: Iterator[Batch] | None = None, *, file: str = "", **options: Any) -> str:
-    """Of a run of 4 steps of two micro-steps, a checkpoint and a validation after each; `file` is in its folder before."""
+    """Of a run of 4 steps of two micro-steps, after each a checkpoint, and a validation and pictures where `options` have them;
+    `file` is in its folder before."""
     if rank() == 0 and file:
         (run / file).parent.mkdir(parents=True, exist_ok=True)
         (run / file).write_text("in the way")
     run.mkdir(parents=True, exist_ok=True)
-    config = fakes.config("fine", optim={"accumulation": 2}, run={"checkpoint_every": 1, "validate_every": 0.5})
+    every = {"checkpoint_every": 1, "validate_every": 0.5, "show_every": 1}
+    config = fakes.config("fine", optim={"accumulation": 2}, run=every)
     objective = fakes.objective(config)
     try:
         train(objective, fakes.state(config, objective), batches or _batches(100, -1), run, **options)
@@ -59,5 +62,5 @@ def _batches(count: int, ends_on: int, error: Exception | None = None) -> Iterat
         raise error
 
 
-def _raise() -> tuple[float, dict[str, float]]:
+def _raise(*step: int) -> NoReturn:
     raise LostError

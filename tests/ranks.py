@@ -18,6 +18,8 @@ from bitgen.training.distributed import agree, any_of, gather, rank, weighted_me
 from bitgen.training.guard import Guard
 from bitgen.training.loop import train
 from bitgen.training.metrics import Meter, TrainingError
+from pipeline.roots import open_root
+from pipeline.showing import shower
 from tests import fakes
 from tests.ends import ends
 from tests.trainings import after
@@ -103,6 +105,26 @@ def phases() -> dict[str, TrainConfig]:
     }
 
 
+def shown(folder: Path) -> dict[str, Tensor]:
+    """The final weights and queues of the fine phase, as `phases` has it, with pictures after every other step."""
+    data = folder / f"data{rank()}"
+    fakes.write_shards(data, "fine/squares")
+    config = phases()["fine"]
+    config = replace(
+        config,
+        data=replace(config.data, root=str(data), mixture={"fine/squares": 1.0}),
+        run=replace(config.run, show_every=2),
+    )
+    objective = fakes.objective(config)
+    run = folder / "shown"
+    run.mkdir(exist_ok=True)
+    show = shower(config, objective.model, "0" * 64, open_root(config.data))
+    result = train(objective, fakes.state(config, objective), stream(), run, show=show)
+    return {"shown.step": torch.tensor(result.state.step)} | {
+        f"shown.{name}": value for name, value in objective.state_dict().items()
+    }
+
+
 def impatient(run: Path) -> int:
     """The step at which a run ends whose figure never rises on rank 0, and always does on rank 1."""
     run.mkdir(parents=True, exist_ok=True)
@@ -169,6 +191,7 @@ def work(number: int, folder: str) -> None:
             distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=ranks)
             found = compared() if ranks == 4 else everything(Path(folder) / "two")
             if ranks == 2:
+                found |= shown(Path(folder) / "two")
                 ended = {**ends(Path(folder) / "ends"), "asked": asked(Path(folder) / "asked")}
                 (Path(folder) / f"ends{number}.json").write_text(json.dumps(ended))
             tensors = {name: value.contiguous().clone() for name, value in found.items()}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+ANOTHER = "expected all ranks to go on, found that another one could not and says why"
+
 
 class RankError(Exception):
     """This rank ends because another one has failed."""
@@ -132,4 +134,17 @@ def together() -> Iterator[None]:
         any_of(torch.tensor(True))
         raise
     if any_of(torch.tensor(False)).item():
-        raise RankError("expected all ranks to go on, found that another one could not and says why")
+        raise RankError(ANOTHER)
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Around what waits for other ranks: where one of them ended without a word, as in a forward pass that ran out of memory,
+    the others raise `RankError`, not what their connections say of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo has no type of its own for a connection that was closed or reset "by peer".
+        if world() == 1 or "by peer" not in str(error):
+            raise
+        raise RankError(ANOTHER) from error

@@ -15,6 +15,9 @@ from tests import ranks
 from tests.forks import forks
 from tests.trainings import resume
 
+pytestmark = pytest.mark.timeout(300)
+"""Ranks wait for each other at every turn: what takes 15 seconds of a quiet machine takes 90 of one with ten other processes."""
+
 Results = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Path]
 
 
@@ -97,6 +100,18 @@ def test_a_run_ends_with_the_same_weights_on_both_ranks(results: Results, phase:
     assert [name for name in first if not first[name].equal(second[name])] == []
 
 
+def test_pictures_that_one_rank_makes_change_nothing_on_either(results: Results) -> None:
+    for found in results[:2]:
+        with_them, without = _under(found, "shown."), _under(found, "fine.")
+        assert with_them.pop("step").item() == 4
+        assert with_them.keys() == without.keys()
+        assert [name for name in without if not with_them[name].equal(without[name])] == []
+    assert [path.name for path in sorted((results[3] / "two" / "shown" / "shown").iterdir())] == [
+        "step-00000002.html",
+        "step-00000004.html",
+    ]
+
+
 def _losses(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{n: v for n, v in line.items() if n not in ("images_per_s", "data_wait", "mfu", "event")} for line in lines]
@@ -140,6 +155,7 @@ def test_all_ranks_end_for_the_figure_of_one(results: Results, reason: str) -> N
         ("the first figures, 0", "IsADirectoryError"),
         ("figures, 0", "OSError"),
         ("validation, 0", "LostError"),
+        ("pictures, 0", "LostError"),
         ("a batch, 1", "LostError"),
         ("the end of the batches, 1", "TrainingError"),
     ],
