@@ -53,6 +53,8 @@ class Arguments:
     """Of a generated caption, at most."""
     beams: int = 1
     """Of its search; 1: the likeliest token at every step."""
+    java: bool = True
+    """Try METEOR and SPICE too, which take half a minute a set."""
     out: Path | None = None
     """Where the results go; by default results.json in the run folder, official.json with --folder, comparison.json in the
     second one's with --compare. The page and its figures go into a folder of that name beside it, without .json."""
@@ -119,6 +121,7 @@ def evaluate(arguments: Arguments) -> int:
         arguments.rerank,
         arguments.caption_tokens,
         arguments.beams,
+        arguments.java,
     )
     tasks = " and ".join(arguments.task)
     if arguments.compare:

@@ -64,6 +64,8 @@ class Asked:
     max_tokens: int
     """Of a caption; beams: kept at each step."""
     beams: int
+    java: bool
+    """Whether METEOR and SPICE are tried."""
     targets: Tensor | None
     """What the constant box is fitted on, as `evaluate_grounding` takes it."""
     constant: str | None
@@ -118,6 +120,7 @@ def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
         constant=asked.constant,
         max_tokens=asked.max_tokens,
         beams=asked.beams,
+        java=asked.java,
         seed=asked.seed,
         scores=scores,
     )

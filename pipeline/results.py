@@ -57,6 +57,8 @@ class Choice:
     caption_tokens: int = 24
     """Of a caption, at most."""
     beams: int = 1
+    java: bool = True
+    """Whether METEOR and SPICE are tried."""
 
 
 def evaluate_checkpoint(
@@ -203,6 +205,7 @@ def evaluate_split(
                     choice.rerank,
                     choice.caption_tokens,
                     choice.beams,
+                    choice.java,
                     fitted.targets,
                     fitted.caption,
                 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgen.evaluation.attention_figures import attention_cards, attention_png
+from bitgen.evaluation.breakdown import breakdown_table
 from bitgen.evaluation.inside_tables import (
     Sets,
     attention_table,
@@ -17,7 +18,7 @@ from bitgen.evaluation.inside_tables import (
     size_table,
 )
 from bitgen.evaluation.items import write_items
-from bitgen.evaluation.page import Html, document, facts, join, paragraph, table
+from bitgen.evaluation.page import Html, count, document, facts, join, paragraph, table
 from bitgen.evaluation.raster import png
 from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
 from pipeline.files import replacing, write_text
@@ -32,7 +33,7 @@ _INSIDE: Mapping[str, tuple[Callable[[Sets], Table], ...]] = {
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
     """Every table that the results have rows for, in the order of the tasks."""
-    found = [retrieval_table(results), grounding_table(results), captioning_table(results)]
+    found = [retrieval_table(results), grounding_table(results), breakdown_table(results), captioning_table(results)]
     for task, makers in _INSIDE.items():
         found += [make(_sets(results, task)) for make in makers]
     found.append(heads_table([(label, entry["heads"]) for label, entry in _sets(results, "attention")]))
@@ -59,7 +60,8 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
 
 
 def page(results: Mapping[str, Any], beside: Beside) -> str:
-    about = {name: results[name] for name in ("run", "checkpoint", "phase", "step", "parameters", "seed")}
+    about = {name: results[name] for name in ("run", "checkpoint", "phase", "seed")}
+    about |= {name: count(results[name]) for name in ("step", "parameters")}
     about["held out by"] = str(results["holdout_sha256"])[:12]
     notes = [paragraph(note, "warning") for note in results["notes"]]
     lead = paragraph(

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,10 @@ def test_weights_and_biases_has_the_figures_and_the_pictures_that_may_leave(
     (run,) = tmp_path.glob("wandb/offline-run-*")
     assert [path.read_text() for path in run.glob("files/media/html/*")] == ["may leave"]
     logged = _logged(next(run.glob("*.wandb")))
+    ends = time.monotonic() + 20
+    while not logged and time.monotonic() < ends:  # its own process goes on writing for a moment after `finish`
+        time.sleep(0.05)
+        logged = _logged(next(run.glob("*.wandb")))
     assert [(row["_step"], row["loss"], row["acc_t2i"]) for row in logged if "loss" in row] == [(1, 0.5, 0.25)]
     assert {name for row in logged for name in row if not name.startswith("_")} == {"loss", "acc_t2i", "shown"}
     assert not any(b"kept here" in path.read_bytes() for path in tmp_path.glob("wandb/**/*") if path.is_file())
@@ -165,7 +170,7 @@ def _logged(path: Path) -> list[dict[str, Any]]:
     content, parts, rows = path.read_bytes(), b"", list[dict[str, Any]]()
     at = 7
     while at + 7 <= len(content):
-        if -at % 32768 < 7:  # no room for a record
+        if 0 < -at % 32768 < 7:  # no room for a record
             at += -at % 32768
             continue
         size, kind = struct.unpack_from("<HB", content, at + 4)

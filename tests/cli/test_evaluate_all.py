@@ -1,0 +1,139 @@
+"""`bitgen-eval` with every task, what stands beside its results, and two checkpoints side by side."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bitgen.evaluation.items import read_items
+from cli.evaluate import main
+from pipeline.measuring import ALL
+from tests.runs import captions, run_config, sample, write_run, write_set, write_world
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after everything was asked of it."""
+    folder = tmp_path_factory.mktemp("asked")
+    write_world(folder / "data")
+    write_set(
+        folder / "data", "eval/more", [sample(n, captions(n)) for n in range(50, 58)], phase="coarse", role="eval"
+    )
+    run = write_run(run_config(folder / "data", folder / "runs"))
+    assert main([str(run), "--task", *ALL, "--no-java"]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_each_task_is_asked_of_the_sets_that_can_answer(results: dict[str, Any]):
+    sets = results["heldout"]["datasets"]
+    asked = {name: set(entry) & set(ALL) for name, entry in sets.items()}
+    of_captions = {"retrieval", "captioning", "vectors"}
+    assert asked == {
+        "eval/drawn-captions": of_captions,
+        "eval/drawn-phrases": {"grounding", "attention"},
+        "eval/more": of_captions | {"memory"},
+    }
+    assert results["efficiency"]["parameters"]["total"] == results["parameters"]
+
+
+def test_a_model_is_looked_into_on_what_was_held_out(results: dict[str, Any]):
+    tasks = {task for entry in results["train"]["datasets"].values() for task in entry}
+    assert tasks & set(ALL) == {"retrieval", "grounding", "captioning"}
+
+
+def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):
+    assert [note for note in results["notes"] if "memory is asked" in note] == [
+        "eval/drawn-captions: the memory is asked of 6 photographs or more."
+    ]
+
+
+def test_captions_stand_beside_one_for_all_from_training(results: dict[str, Any]):
+    found = results["heldout"]["datasets"]["eval/more"]["captioning"]
+    assert (found["images"], found["references"]) == (8, 16)
+    assert found["controls"]["constant_caption"]["fitted_on"] == "train"
+
+
+def test_every_figure_is_a_png_and_on_the_page(run: Path):
+    page = (run / "results/index.html").read_text()
+    pictures = sorted((run / "results").glob("*.png"))
+    assert {"eval-more-memory-recall-other", "eval-more-vectors-map", "efficiency-latency", "attention-0"} <= {
+        path.stem for path in pictures
+    }
+    assert min(Image.open(BytesIO(path.read_bytes())).width for path in pictures) > 200
+    assert page.count("<svg") >= len([path for path in pictures if not path.stem.startswith("attention-")])
+    for section in ("Summary", "Results", "Figures", "Where heads look", "Captions, from the best to the worst"):
+        assert f">{section}</h2>" in page
+
+
+def test_what_each_item_scored_has_the_figures_as_its_means(run: Path, results: dict[str, Any]):
+    phrases = read_items(run / "results/eval-drawn-phrases-grounding.parquet")
+    found = results["heldout"]["datasets"]["eval/drawn-phrases"]["grounding"]
+    assert len(phrases.keys) == found["phrases"]
+    assert phrases.means()["mean_iou"] == pytest.approx(found["mean_iou"])
+    captions = read_items(run / "results/eval-more-captioning.parquet")
+    assert captions.means()["cider_d"] == pytest.approx(
+        results["heldout"]["datasets"]["eval/more"]["captioning"]["cider_d"]
+    )
+
+
+def test_another_evaluation_leaves_nothing_of_the_one_before(run: Path, tmp_path: Path):
+    out = tmp_path / "found.json"
+    assert main([str(run), "--task", "vectors", "--split", "heldout", "--out", str(out)]) == 0
+    assert main([str(run), "--task", "grounding", "--split", "heldout", "--out", str(out)]) == 0
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == [
+        "eval-drawn-phrases-grounding.parquet",
+        "index.html",
+    ]
+
+
+def test_a_checkpoint_beside_itself_differs_in_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "comparison.json"
+    assert (
+        main(["--compare", str(run), str(run), "--task", "retrieval", "captioning", "--no-java", "--out", str(out)])
+        == 0
+    )
+    sets = json.loads(out.read_text())["sets"]
+    assert {name: set(kinds) for name, kinds in sets.items()} == {
+        name: {"t2i", "i2t", "captioning"} for name in ("eval/drawn-captions", "eval/more")
+    }
+    figures = [figure for kinds in sets.values() for kind in kinds.values() for figure in kind["figures"].values()]
+    assert {(figure["difference"], figure["p"], *figure["interval"]) for figure in figures} == {(0.0, 1.0, 0.0, 0.0)}
+    assert "eval/more text→image: R@1" in capsys.readouterr().out
+
+
+def test_a_comparison_goes_beside_the_second(run: Path, tmp_path: Path):
+    other = write_run(run_config(run.parent.parent / "data", tmp_path / "runs", "other"))
+    assert main(["--compare", str(run), str(other), "--task", "grounding"]) == 0
+    found = json.loads((other / "comparison.json").read_text())
+    assert (found["a"]["run"], found["b"]["run"]) == ("tiny", "other")
+    assert list(found["sets"]) == ["eval/drawn-phrases"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "memory", "--compare", "RUN", "RUN"], "expected tasks to compare among"),
+        (["RUN", "--rerank", "4"], "trains the matching head to re-rank by"),
+        (["RUN", "--out", "results.txt"], "expected --out to end with .json"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert main([str(run) if word == "RUN" else word for word in words]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["RUN", "--compare", "RUN", "RUN"]])
+def test_either_one_checkpoint_or_two(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "expected a checkpoint, or two after --compare" in capsys.readouterr().err.replace("\n", " ").replace(
+        "│", ""
+    )
