@@ -40,8 +40,8 @@ class Beside:
 
     items: dict[tuple[str, str], Items] = field(default_factory=dict)
     """By set and by kind: `t2i`, `i2t`, `grounding`, `captioning`."""
-    figures: dict[str, Html] = field(default_factory=dict)
-    """Each a `<figure>`, by a name fit for a file."""
+    figures: dict[str, dict[str, Html]] = field(default_factory=dict)
+    """Each a `<figure>`, by set, or "" for those of the model alone, and by a name fit for a file."""
     looked: list[Looked] = field(default_factory=list)
     captions: list[Html] = field(default_factory=list)
     """Cards: of each set some, from the best to the worst."""
@@ -155,7 +155,7 @@ def _vectors(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 
 def _keep(name: str, figures: Mapping[str, Html], beside: Beside) -> None:
-    beside.figures |= {f"{file_name(name)}-{figure}": each for figure, each in figures.items()}
+    beside.figures.setdefault(name, {}).update(figures)
 
 
 def file_name(name: str) -> str:

@@ -118,7 +118,7 @@ def evaluate_checkpoint(
             results[split] = evaluate_split(model, state.config, indexes, split, choice, fitted, seen, beside)
     if "efficiency" in choice.tasks:
         results["efficiency"] = evaluate_efficiency(model, state.config.data.image_px, find(checkpoint))
-        beside.figures |= efficiency_figures(results["efficiency"])
+        beside.figures[""] = efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
         entry.update(accounts[name])

@@ -18,7 +18,7 @@ from bitgen.evaluation.inside_tables import (
     size_table,
 )
 from bitgen.evaluation.items import write_items
-from bitgen.evaluation.page import Html, count, document, facts, join, paragraph, table
+from bitgen.evaluation.page import Html, count, document, facts, join, paragraph, table, text
 from bitgen.evaluation.raster import png
 from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
 from pipeline.files import replacing, write_text
@@ -49,8 +49,9 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, figure in beside.figures.items():
-        _write(folder / f"{name}.png", png(figure))
+    for name, figures in beside.figures.items():
+        for kind, figure in figures.items():
+            _write(folder / f"{file_name(name)}-{kind}.png".removeprefix("-"), png(figure))
     for number, looked in enumerate(beside.looked):
         _write(folder / f"attention-{number}.png", attention_png(looked))
     for (name, kind), items in beside.items.items():
@@ -70,7 +71,11 @@ def page(results: Mapping[str, Any], beside: Beside) -> str:
     drawn = [table(each.header, each.rows, each.lesser) for each in tables(results)]
     sections = [("Summary", join((facts(about), *notes))), ("Results", join((lead, *drawn)))]
     if beside.figures:
-        sections.append(("Figures", Html(f'<div class="charts">{join(beside.figures.values())}</div>')))
+        charts = [
+            Html(f'<h3>{text(name or "the model")}</h3><div class="charts">{join(figures.values())}</div>')
+            for name, figures in beside.figures.items()
+        ]
+        sections.append(("Figures", join(charts)))
     if beside.looked:
         sections.append(("Where heads look", attention_cards(beside.looked)))
     if beside.captions:
