@@ -17,9 +17,10 @@ from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.folders import CHECKPOINTS, latest_run
 from pipeline.comparing import compare_checkpoints
 from pipeline.files import check_replaceable, write_text
+from pipeline.holdout import HoldoutError
 from pipeline.measuring import Beside, Task
 from pipeline.official import CACHE, OfficialError, build_official
-from pipeline.pages.evaluation import PAGE, tables, write_beside
+from pipeline.pages.evaluation import PAGE, folder_of, tables, write_beside
 from pipeline.results import Choice, evaluate_checkpoint
 from pipeline.sets import ResultsError, Split
 from shards.format import ShardError
@@ -56,8 +57,9 @@ class Arguments:
     java: bool = True
     """Try METEOR and SPICE too, which take half a minute a set."""
     out: Path | None = None
-    """Where the results go; by default results.json in the run folder, official.json with --folder, comparison.json in the
-    second one's with --compare. The page and its figures go into a folder of that name beside it, without .json."""
+    """Where the results go; by default results.json in the run folder (without retrieval and grounding a file of the
+    tasks' names), official.json with --folder, comparison.json in the
+    second one's with --compare. The page and its figures go into a folder beside it, results.page."""
     folder: Path | None = None
     """A folder of official files: the evaluation sets that --manifest finds in it are evaluated, and no others."""
     manifest: tuple[Path, ...] = ()
@@ -95,9 +97,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return evaluate(arguments)
     except KeyboardInterrupt:
-        print("bitgen-eval: stopped; nothing was written", file=sys.stderr)
+        print("bitgen-eval: stopped; where results.json is new, its page may not be there", file=sys.stderr)
         return 1
-    except (BatchError, CheckpointError, OfficialError, ResultsError, ShardError, OSError, ValueError) as error:
+    except (
+        BatchError,
+        CheckpointError,
+        HoldoutError,
+        OfficialError,
+        ResultsError,
+        ShardError,
+        OSError,
+        ValueError,
+    ) as error:
         print(f"bitgen-eval: {error}", file=sys.stderr)
         return 1
 
@@ -105,8 +116,9 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(arguments: Arguments) -> int:
     out = results_path(arguments)
     check_replaceable(out)
-    if out.suffix != ".json":  # what stands beside it goes into a folder of its name without that
+    if out.suffix != ".json":  # what stands beside it goes into a folder of its name
         raise ResultsError(f"expected --out to end with .json, found {out}")
+    folder = folder_of(out)
     official, splits = None, arguments.split
     if arguments.folder is not None:
         official = build_official(arguments.folder, arguments.manifest, arguments.cache, os.cpu_count() or 1)
@@ -137,12 +149,12 @@ def evaluate(arguments: Arguments) -> int:
     beside = Beside()
     results = evaluate_checkpoint(arguments.last, arguments.data, choice, official, beside)
     write_text(out, json.dumps(results, indent=2, allow_nan=False) + "\n")
-    write_beside(out.with_suffix(""), results, beside)
+    write_beside(folder, results, beside)
     for table in tables(results):
         print(plain(table), end="\n\n")
     for note in results["notes"]:
         print(note, end="\n\n")
-    print(f"wrote {out} and {out.with_suffix('') / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
+    print(f"wrote {out} and {folder / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
     return 0
 
 
@@ -162,9 +174,14 @@ def results_path(arguments: Arguments) -> Path:
     if not path.is_dir() and path.parent.name != CHECKPOINTS:
         raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")
     run = path if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
+    if not (run / CHECKPOINTS).is_dir():
+        raise ResultsError(f"expected --out FILE for a checkpoint that is in no run, found none: {path}")
     if arguments.compare:
         return run / "comparison.json"
-    return run / ("results.json" if arguments.folder is None else "official.json")
+    if arguments.folder is not None:
+        return run / "official.json"
+    is_main = bool({"retrieval", "grounding"} & set(arguments.task))  # whose file others do not take the place of
+    return run / ("results.json" if is_main else f"{'-'.join(arguments.task)}.json")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def compare_checkpoints(
     wrong = [task for task in choice.tasks if task not in SCORED]
     if wrong:
         raise ResultsError(f"expected tasks to compare among {', '.join(SCORED)}, found {', '.join(wrong)}")
-    choice = replace(choice, splits=("heldout",))
+    choice = replace(choice, splits=("heldout",), java=False)  # which scores no image by itself
     abouts: list[dict[str, Any]] = []
     items: list[dict[tuple[str, str], Items]] = []
     for checkpoint in (a, b):

@@ -62,10 +62,15 @@ class Trained:
 
 
 def trained(
-    holdout_sha256: str, configs: Sequence[TrainConfig], sets: Mapping[str, ShardIndex], missing: Sequence[str]
+    holdout_sha256: str,
+    configs: Sequence[TrainConfig],
+    sets: Mapping[str, ShardIndex],
+    missing: Sequence[str],
+    changed: Sequence[str] = (),
 ) -> Trained:
-    """Of a run's configuration and those of the runs that it started from, nearest first; `missing` sets are not here."""
-    gaps = [f"{name} is not here" for name in missing]
+    """Of a run's configuration and those of the runs that it started from, nearest first; `missing` sets are not here, and
+    `changed` says why those that are here are others."""
+    gaps = [*(f"{name} is not here" for name in missing), *changed]
     if configs[-1].run.init:
         gaps.append("what an earlier run was trained on is not known")
     gaps += [f"{name} has no {IMAGES} here" for name, index in sets.items() if not _has_images(index)]
@@ -75,7 +80,7 @@ def trained(
 def list_of(holdout_sha256: str, checkpoint: Path, shards: Path | None) -> BlockList | None:
     """The list of that hash, which a run has, a published model, or the folder of the datasets that were trained on; or
     those that ship; None where it is not at hand. `shards` is None for a URL."""
-    files = [checkpoint.parents[1] / HOLDOUT, checkpoint / HOLDOUT]
+    files = [checkpoint.resolve().parent.parent / HOLDOUT, checkpoint / HOLDOUT]
     return find_list(holdout_sha256, [*files, *([kept_in(shards, holdout_sha256)] if shards else [])])
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.evaluation.attention import Looked, evaluate_attention
 from bitgen.evaluation.attention_figures import attention_figures
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
 from bitgen.evaluation.caption_cards import scored_card, spread
-from bitgen.evaluation.caption_scores import Scores
+from bitgen.evaluation.caption_scores import FIGURES, Scores, figures
 from bitgen.evaluation.captioning import MODEL, evaluate_captioning
 from bitgen.evaluation.grounding import evaluate_grounding
 from bitgen.evaluation.head_figures import head_figures
@@ -77,8 +78,11 @@ def tasks_of(index: ShardIndex) -> tuple[Task, ...]:
     neither retrieved nor a caption."""
     found: list[Task] = []
     if index.dataset.get("phase") == "coarse":
-        found.extend(("retrieval", "captioning", "vectors"))
-        if len(np.unique(np.asarray(index.image_ids))) >= LEAST:
+        photographs = len(np.unique(np.asarray(index.image_ids)))
+        found.extend(("retrieval", "captioning"))
+        if photographs >= 2:
+            found.append("vectors")
+        if photographs >= LEAST:
             found.append("memory")
     if index.dataset.get("phrases"):
         found.extend(("grounding", "attention"))
@@ -125,6 +129,10 @@ def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
         scores=scores,
     )
     own = scores[MODEL]
+    if len(own.keys) > 1:
+        ends = percentiles(figures(resampled_means(own.values, own.photographs, asked.seed, RESAMPLES)))
+        found["interval"] = dict(zip(FIGURES, ends.tolist(), strict=True))
+        found["bootstrap"] = stated(own.photographs, asked.seed, RESAMPLES)
     values = {"rouge_l": own.values[:, -2], "cider_d": own.values[:, -1]}
     beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
     numbers = spread(own, SHOWN)
@@ -149,13 +157,13 @@ def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 
 def _vectors(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
-    found, figures = evaluate_vectors(model, asked.batches())
-    _keep(asked.name, figures, beside)
+    found, drawn = evaluate_vectors(model, asked.batches())
+    _keep(asked.name, drawn, beside)
     return found
 
 
-def _keep(name: str, figures: Mapping[str, Html], beside: Beside) -> None:
-    beside.figures.setdefault(name, {}).update(figures)
+def _keep(name: str, drawn: Mapping[str, Html], beside: Beside) -> None:
+    beside.figures.setdefault(name, {}).update(drawn)
 
 
 def file_name(name: str) -> str:

@@ -73,7 +73,7 @@ def build_official(folder: Path, manifests: Sequence[Path], cache: Path = CACHE,
         raise OfficialError(
             f'expected manifests with a source of role = "eval", found none: {", ".join(map(str, manifests))}'
         )
-    tree = _Tree(folder, {_parts(source, path)[-1] for source in sources for path in _paths(source)})
+    tree = _Tree(folder, {_parts(source, path)[-1] for source in sources for path in _paths(source)}, cache.resolve())
     data, absent = _place_of(folder, manifests, cache), dict[str, str]()
     try:
         with locked(data / "raw"):
@@ -156,7 +156,7 @@ def _parts(source: Source, path: str) -> tuple[str, ...]:
 class _Tree:
     """Where in a folder what has a wanted name lies; links are followed, each folder is looked into once."""
 
-    def __init__(self, folder: Path, names: set[str]) -> None:
+    def __init__(self, folder: Path, names: set[str], cache: Path) -> None:
         self._folder = folder.resolve()
         self._places: dict[str, list[tuple[str, ...]]] = defaultdict(list)
         """By name: paths in parts, the folder's own name first."""
@@ -167,6 +167,9 @@ class _Tree:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
+            if Path(where).resolve() == cache:  # links of ours
+                folders.clear()
+                continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in names.intersection((*folders, *files)):
                 self._places[name].append((*parts, name))

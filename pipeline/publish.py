@@ -33,7 +33,7 @@ def published(checkpoint: Path, name: str) -> dict[str, Path | bytes]:
     Raises what reading the checkpoint and its datasets raises. A dataset that is not here is said to be missing.
     """
     state = read_state(checkpoint)
-    configs = lineage(state.config)
+    configs = [each.config for each in lineage(state)]
     sets = open_sets(configs, open_root(state.config.data))
     fields = without_paths(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
     results = read_json(checkpoint.parents[1] / "results.json") or {}
@@ -122,7 +122,8 @@ def _figures(results: Mapping[str, Any], validation: Mapping[str, float], config
             for table in (retrieval_table(results), grounding_table(results), captioning_table(results))
             if table.rows
         ]
-        return [*(_markdown(table) for table in tables), *map(str, results["notes"])]
+        if tables:
+            return [*(_markdown(table) for table in tables), *map(str, results["notes"])]
     if validation:
         rows = tuple((what, f"{value:.4f}") for what, value in validation.items())
         said = f"By validation on {', '.join(config.data.validation)} while it trained:"

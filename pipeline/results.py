@@ -28,7 +28,7 @@ from pipeline.coverage import NOT_COVERED, SAME_LISTS, account, coverage, list_o
 from pipeline.measuring import SCORED, Asked, Beside, Task, measure, split_tasks, tasks_of
 from pipeline.official import Official
 from pipeline.roots import open_root
-from pipeline.sets import ResultsError, Split, check_holdout, lineage, open_sets
+from pipeline.sets import ResultsError, Sets, Split, changed, check_holdout, lineage, open_sets
 from pipeline.wholes import batches, spaced
 from shards.index import ShardIndex
 
@@ -80,16 +80,23 @@ def evaluate_checkpoint(
     (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
     as published; also what loading and reading raise.
     """
-    model, state = load_model(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    configs, beside = lineage(state.config), beside or Beside()
-    if choice.rerank and not state.config.loss.itm:
+    folder = find(checkpoint)
+    model, state = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    states, beside = lineage(state), beside or Beside()
+    configs = [each.config for each in states]
+    if choice.rerank and "retrieval" in choice.tasks and not state.config.loss.itm:
         raise ResultsError(
             f"expected a checkpoint of a run that trains the matching head to re-rank by, found loss.itm 0 in {checkpoint}"
         )
     data = open_root(state.config.data, root)
-    sets = open_sets(configs, data, official)
-    listed = list_of(state.holdout_sha256, find(checkpoint), data.folder)
-    covers = coverage(sets.heldout, trained(state.holdout_sha256, configs, sets.train, sets.missing), listed)
+    asks_sets = set(choice.tasks) != {"efficiency"}
+    sets = open_sets(configs, data, official) if asks_sets else Sets({}, {}, ())
+    listed = list_of(state.holdout_sha256, folder, data.folder)
+    gaps = changed(states, sets.train)
+    if checkpoint.startswith("hf://"):  # whose datasets may have the names of those here
+        gaps.append("what a published model was trained on is not here")
+    known = trained(state.holdout_sha256, configs, sets.train, sets.missing, gaps)
+    covers = coverage(sets.heldout, known, listed)
     others = check_holdout(sets, state, covers, choice.allow_other_holdout)
     asked = sets.heldout if "heldout" in choice.splits else {}
     accounts = {name: account(index, covers[name]) for name, index in asked.items()}
@@ -97,7 +104,7 @@ def evaluate_checkpoint(
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "run": state.config.run.name,
-        "checkpoint": find(checkpoint).name,
+        "checkpoint": folder.name,
         "phase": state.config.phase,
         "step": state.step,
         "lineage": [f"{config.run.name} ({config.phase})" for config in configs],
@@ -117,12 +124,12 @@ def evaluate_checkpoint(
         if split in choice.splits:
             results[split] = evaluate_split(model, state.config, indexes, split, choice, fitted, seen, beside)
     if "efficiency" in choice.tasks:
-        results["efficiency"] = evaluate_efficiency(model, state.config.data.image_px, find(checkpoint))
+        results["efficiency"] = evaluate_efficiency(model, state.config.data.image_px, folder)
         beside.figures[""] = efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
         entry.update(accounts[name])
-    if set(choice.tasks) != {"efficiency"} and not any(results[split]["datasets"] for split in choice.splits):
+    if asks_sets and not any(results[split]["datasets"] for split in choice.splits):
         raise ResultsError(
             f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
             f"{sorted(sets.train)} and {sorted(sets.heldout)}"
@@ -186,8 +193,10 @@ def evaluate_split(
             entry["seen_in_training"] = int(np.isin(np.asarray(index.image_ids), seen).sum())
             if entry["seen_in_training"]:
                 log.warning("%s holds %d photographs that were trained on", name, entry["seen_in_training"])
-        if "memory" in choice.tasks and "captioning" in tasks_of(index) and "memory" not in tasks_of(index):
-            entry["not_asked"] = f"the memory is asked of {LEAST} photographs or more"
+        small: tuple[Task, ...] = ("memory", "vectors")
+        lacking = [task for task in small if task in choice.tasks and task not in tasks_of(index)]
+        if split == "heldout" and lacking and "captioning" in tasks_of(index):
+            entry["not_asked"] = f"too few photographs for {' and '.join(lacking)}, which take {LEAST} and 2 or more"
         mine = tasks_of(index)
         for task in split_tasks(choice.tasks, split):
             if task not in mine:

@@ -14,6 +14,8 @@ from pipeline.coverage import NOT_COVERED, Cover
 from pipeline.official import Official
 from shards.format import NoDatasetError
 from shards.index import ShardIndex
+from shards.mixture import Mixture
+from shards.remote.patience import StoreError
 from shards.root import Root
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,8 @@ def open_sets(configs: Sequence[TrainConfig], root: Root, official: Official | N
     """The sets that a run and its ancestors drew from, so none of weight 0, and everything under eval/; where a store
     does not say what that is, the sets that they validated on. `official` sets stand in the place of those."""
     names = list(dict.fromkeys(name for config in configs for name, weight in config.data.mixture.items() if weight))
-    train = {name: index for name in names if (index := _open(root, name)) is not None}
+    open_train = _open if official is None else _open_if_there  # of which official sets do without
+    train = {name: index for name in names if (index := open_train(root, name)) is not None}
     missing = tuple(name for name in names if name not in train)
     if missing:
         log.warning("not here, so not evaluated: %s below %s", ", ".join(missing), root.place)
@@ -68,21 +71,46 @@ def _open(root: Root, name: str) -> ShardIndex | None:
         return None
 
 
-def lineage(config: TrainConfig) -> list[TrainConfig]:
-    """The configuration, and those of the runs that it started from, nearest first, as far as they are on this machine."""
-    configs = [config]
+def _open_if_there(root: Root, name: str) -> ShardIndex | None:
+    """Likewise, also where the store does not answer."""
+    try:
+        return _open(root, name)
+    except StoreError as error:
+        log.warning("%s", error)
+        return None
+
+
+def lineage(state: State) -> list[State]:
+    """A checkpoint, and those that its run and the ones before started from, nearest first, as far as they are on this machine."""
+    states = [state]
     visited = set()
-    while (init := configs[-1].run.init) and init not in visited:
+    while (init := states[-1].config.run.init) and init not in visited:
         visited.add(init)
         if init.startswith("hf://"):
             log.warning("the run started from %s, whose training sets are not looked up", init)
             break
         try:
-            configs.append(read_state(find(init)).config)
+            states.append(read_state(find(init)))
         except CheckpointError as error:
             log.warning("the run that this one started from cannot be read: %s", error)
             break
-    return configs
+    return states
+
+
+def changed(states: Sequence[State], train: Mapping[str, ShardIndex]) -> list[str]:
+    """Why the datasets here are not those that these checkpoints were trained on, where they are not: a stream of the same seed,
+    shares and shard sizes has the same fingerprint."""
+    found = []
+    for state in states:
+        data, seed = state.config.data, state.config.run.seed
+        weights = {name: weight for name, weight in data.mixture.items() if weight}
+        if not weights.keys() <= train.keys():
+            continue  # which is said already
+        sizes = {name: train[name].shard_sizes for name in weights}
+        if Mixture(weights, sizes, seed, data.size_power).fingerprint != state.stream:
+            found.append(f"the datasets of {state.config.run.name} were built again since it was trained")
+    others = sorted(n for n, index in train.items() if index.dataset.get("holdout_sha256") != states[0].holdout_sha256)
+    return found + [f"{name} was built under other lists" for name in others]
 
 
 def check_holdout(sets: Sets, state: State, covers: Mapping[str, Cover], allowed: bool) -> list[str]:

@@ -102,7 +102,9 @@ def run_config(root: Path, runs: Path, name: str = "tiny", init: str = "") -> Tr
     return fakes.config("fine", data=data, run={"name": name, "runs": str(runs), "init": init})
 
 
-def write_run(config: TrainConfig, holdout: str = HOLDOUT, lines: Sequence[dict[str, Any]] = ()) -> Path:
+def write_run(
+    config: TrainConfig, holdout: str = HOLDOUT, lines: Sequence[dict[str, Any]] = (), stream: str = ""
+) -> Path:
     """The folder of a run with one checkpoint of random weights, and `lines` as its metrics."""
     folder = Path(config.run.runs) / config.run.name
     folder.mkdir(parents=True)
@@ -111,5 +113,11 @@ def write_run(config: TrainConfig, holdout: str = HOLDOUT, lines: Sequence[dict[
     objective = fakes.objective(config)
     state = fakes.state(config, objective)
     optimizer = torch.optim.AdamW(objective.parameters())
-    save(folder, objective, optimizer, type(state)(**{**state.__dict__, "holdout_sha256": holdout, "step": 8}), {})
+    save(
+        folder,
+        objective,
+        optimizer,
+        type(state)(**{**state.__dict__, "holdout_sha256": holdout, "step": 8, "stream": stream}),
+        {},
+    )
     return folder

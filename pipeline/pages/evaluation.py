@@ -1,6 +1,5 @@
 """What bitgen-eval leaves beside results.json: a page, every figure of it as PNG, and what each item scored."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,16 @@ from pipeline.files import replacing, write_text
 from pipeline.measuring import Beside, file_name
 
 PAGE = "index.html"
+
+
+def folder_of(out: Path) -> Path:
+    """Beside `out`, results.json, the folder results.page. Raises `OSError` where something else has that name."""
+    folder = out.with_suffix(".page")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(f"expected a folder for the page or nothing, found something else: {folder}")
+    return folder
+
+
 _INSIDE: Mapping[str, tuple[Callable[[Sets], Table], ...]] = {
     "memory": (memory_table, naming_table, forgetting_table),
     "attention": (attention_table,),
@@ -43,12 +52,13 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> None:
-    """`index.html`, NAME.png and SET-KIND.parquet into `folder`, in place of an earlier evaluation's.
+    """`index.html`, NAME.png and SET-KIND.parquet into `folder`, in place of those of an earlier evaluation.
 
-    The page comes last: where it is, the rest is whole.
+    The page goes first and comes last: where it is, the rest is whole.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder / PAGE, *folder.glob("*.png"), *folder.glob("*.parquet")):
+        path.unlink(missing_ok=True)
     for name, figures in beside.figures.items():
         for kind, figure in figures.items():
             _write(folder / f"{file_name(name)}-{kind}.png".removeprefix("-"), png(figure))

@@ -1,6 +1,7 @@
 """`bitgen-eval` with every task, what stands beside its results, and two checkpoints side by side."""
 
 import json
+import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def test_a_model_is_looked_into_on_what_was_held_out(results: dict[str, Any]):
 
 
 def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):
-    assert [note for note in results["notes"] if "memory is asked" in note] == [
-        "eval/drawn-captions: the memory is asked of 6 photographs or more."
+    assert [note for note in results["notes"] if "too few photographs" in note] == [
+        "eval/drawn-captions: too few photographs for memory, which take 6 and 2 or more."
     ]
 
 
@@ -62,8 +63,8 @@ def test_captions_stand_beside_one_for_all_from_training(results: dict[str, Any]
 
 
 def test_every_figure_is_a_png_and_on_the_page(run: Path):
-    page = (run / "results/index.html").read_text()
-    pictures = sorted((run / "results").glob("*.png"))
+    page = (run / "results.page/index.html").read_text()
+    pictures = sorted((run / "results.page").glob("*.png"))
     assert {"eval-more-memory-recall-other", "eval-more-vectors-map", "efficiency-latency", "attention-0"} <= {
         path.stem for path in pictures
     }
@@ -74,11 +75,11 @@ def test_every_figure_is_a_png_and_on_the_page(run: Path):
 
 
 def test_what_each_item_scored_has_the_figures_as_its_means(run: Path, results: dict[str, Any]):
-    phrases = read_items(run / "results/eval-drawn-phrases-grounding.parquet")
+    phrases = read_items(run / "results.page/eval-drawn-phrases-grounding.parquet")
     found = results["heldout"]["datasets"]["eval/drawn-phrases"]["grounding"]
     assert len(phrases.keys) == found["phrases"]
     assert phrases.means()["mean_iou"] == pytest.approx(found["mean_iou"])
-    captions = read_items(run / "results/eval-more-captioning.parquet")
+    captions = read_items(run / "results.page/eval-more-captioning.parquet")
     assert captions.means()["cider_d"] == pytest.approx(
         results["heldout"]["datasets"]["eval/more"]["captioning"]["cider_d"]
     )
@@ -88,10 +89,38 @@ def test_another_evaluation_leaves_nothing_of_the_one_before(run: Path, tmp_path
     out = tmp_path / "found.json"
     assert main([str(run), "--task", "vectors", "--split", "heldout", "--out", str(out)]) == 0
     assert main([str(run), "--task", "grounding", "--split", "heldout", "--out", str(out)]) == 0
-    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "found.page").iterdir()) == [
         "eval-drawn-phrases-grounding.parquet",
         "index.html",
     ]
+
+
+def test_a_page_takes_no_other_folders_place(run: Path, tmp_path: Path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found.page").mkdir()
+    for kept in (tmp_path / "found/mine.txt", tmp_path / "found.page/mine.txt"):
+        kept.write_text("mine")
+    assert main([str(run), "--task", "efficiency", "--out", str(tmp_path / "found.json")]) == 0
+    assert (tmp_path / "found/mine.txt").read_text() == (tmp_path / "found.page/mine.txt").read_text() == "mine"
+
+
+def test_a_look_inside_leaves_the_main_results(run: Path, results: dict[str, Any]):
+    assert main([str(run), "--task", "vectors", "efficiency"]) == 0
+    assert json.loads((run / "results.json").read_text()) == results
+    assert "efficiency" in json.loads((run / "vectors-efficiency.json").read_text())
+
+
+def test_a_checkpoint_in_no_run_asks_for_a_place(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(run / "checkpoints/step-00000008", tmp_path / "models/mine")
+    assert main([str(tmp_path / "models/mine")]) == 1
+    assert "expected --out FILE for a checkpoint that is in no run" in capsys.readouterr().err
+
+
+def test_captions_have_intervals(results: dict[str, Any]):
+    found = results["heldout"]["datasets"]["eval/more"]["captioning"]
+    for name in ("bleu1", "cider_d"):
+        low, high = found["interval"][name]
+        assert low <= found[name] <= high
 
 
 def test_a_checkpoint_beside_itself_differs_in_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from bitgen.training.checkpoint import find, read_state
+from bitgen.training.config import TrainConfig
 from cli.evaluate import main
 from pipeline.holdout import copy_list
+from pipeline.roots import open_mixture, open_root
 from shards.index import ShardIndex
 from tests import official, official_rows
 from tests.pipeline.conftest import World, picture
@@ -53,7 +56,8 @@ def run(tmp_path: Path) -> Path:
     world.build()
     config = run_config(world.data, tmp_path / "runs")
     config = replace(config, data=replace(config.data, mixture={source.dataset: 1.0}))
-    return write_run(config, ShardIndex.open(world.folder(source)).dataset["holdout_sha256"])
+    holdout = ShardIndex.open(world.folder(source)).dataset["holdout_sha256"]
+    return write_run(config, holdout, stream=open_mixture(open_root(config.data), config).mixture.fingerprint)
 
 
 def fill(folder: Path, *ids: int, without: int = 0) -> Path:
@@ -188,3 +192,19 @@ def test_a_folder_and_a_manifest_go_together(flag: str, capsys: pytest.CaptureFi
         main(["runs/any", flag, "some"])
     assert stopped.value.code == 2
     assert "expected --folder and --manifest together" in capsys.readouterr().err
+
+
+def test_data_that_were_built_again_prove_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = TrainConfig.from_json((run / "config.json").read_text())
+    holdout = read_state(find(run)).holdout_sha256
+    other = write_run(replace(config, run=replace(config.run, name="other")), holdout, stream="of other shards")
+    assert evaluate(other, fill(tmp_path / "mine", 154, 64)) == 1
+    assert "the datasets of other were built again since it was trained" in capsys.readouterr().err
+
+
+def test_what_a_cache_within_the_folder_links_to_is_not_found_there(run: Path, tmp_path: Path):
+    folder = fill(tmp_path / "mine", 154, 64)
+    for _ in range(3):
+        place = ("--cache", str(folder / "cache"), "--allow-other-holdout")
+        assert main([str(run), "--folder", str(folder), "--manifest", str(folder.with_suffix(".toml")), *place]) == 0
+        assert results(run)["heldout"]["datasets"]["eval/refcoco-val"]["evaluated"] == 2
