@@ -3,7 +3,7 @@ what a page shows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -30,7 +30,6 @@ from shards.index import ShardIndex
 Task = Literal["retrieval", "grounding", "captioning", "memory", "attention", "vectors", "efficiency"]
 SCORED: tuple[Task, ...] = ("retrieval", "grounding", "captioning")
 """What is compared between checkpoints and averaged over sets. The others look inside one; of sets that were kept from it."""
-ALL: tuple[Task, ...] = get_args(Task)
 SHOWN = 6
 """Captions of a set on the page."""
 

@@ -26,8 +26,6 @@ from bitgen.model.bitgen import BitGen
 from bitgen.progress import progress
 from bitgen.tokens import EOT
 
-CANDIDATES = 64
-"""A K that is affordable on one GPU."""
 PAIRS = 128
 """Pairs that pass through the fused layers at once. On one core, at 64 patches: 720 pairs a second with 256, 1,050 with 128."""
 

@@ -4,15 +4,17 @@ import json
 import shutil
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
 
 from bitgen.evaluation.items import read_items
 from cli.evaluate import main
-from pipeline.measuring import ALL
+from pipeline.measuring import Task
 from tests.runs import captions, run_config, sample, write_run, write_set, write_world
+
+ALL = get_args(Task)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from bitgen.boxes import enclose
 from bitgen.evaluation.grounding import (
     constant_box,
     constant_controls,
@@ -16,18 +15,9 @@ from bitgen.evaluation.grounding import (
     to_pixels,
 )
 from bitgen.evaluation.items import Items
-from bitgen.evaluation.phrase_scores import Targets
 from bitgen.evaluation.phrases import split, text_rows
 from tests import fakes
-
-
-def targets(boxes: list[list[float]], box_phrase: list[int], side_px: float = 100.0) -> Targets:
-    corners = tensor(boxes, dtype=torch.float64)
-    phrase = tensor(box_phrase)
-    phrases = max(box_phrase) + 1
-    sizes = torch.full((phrases, 2), side_px, dtype=torch.float64)
-    keys = tuple(f"phrase-{number}" for number in range(phrases))
-    return Targets(corners, phrase, enclose(corners, phrase, phrases), sizes, 100 + torch.arange(phrases), keys)
+from tests.phrase_targets import targets
 
 
 def test_a_prediction_in_a_crop_comes_back_to_the_pixels_of_the_stored_image():
