@@ -20,7 +20,7 @@ from tests import fakes
 def start(run: Path, config: TrainConfig, batches: Iterable[Batch] | None = None, **options: Any) -> Result:
     """Train anew, by default on an endless stream; `options` as `train` takes them."""
     run.mkdir(exist_ok=True)
-    objective = fakes.objective(config)
+    objective = fakes.objective(config).to(config.run.device)
     return train(objective, fakes.state(config, objective), batches or fakes.endless(), run, **options)
 
 
@@ -28,7 +28,7 @@ def resume(run: Path, config: TrainConfig, **options: Any) -> Result:
     """Go on from the last checkpoint, in an objective that started otherwise."""
     folder = checkpoint.find(run, last=True)
     state = replace(checkpoint.read_state(folder), config=config)
-    objective = fakes.objective(config, seed=99)
+    objective = fakes.objective(config, seed=99).to(config.run.device)
     checkpoint.load_weights(objective.model, folder)
     stream = fakes.endless(position=state.position)
     return train(objective, state, stream, run, resume_from=folder, **options)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from tests.benchmarks.harness import BenchError, versions
@@ -17,10 +18,13 @@ FIXED = ("torch", "torchvision", "pillow", "simplejpeg")
 
 
 def prepare(folder: Path, requirements: Sequence[str]) -> Path:
-    """The Python of an environment that has `requirements`, made in `folder` unless it is there already.
+    """The Python of an environment that has `requirements`: BitGen's own where it has them, else one made in `folder` unless it
+    is there already.
 
     Raises `BenchError` where they cannot be installed.
     """
+    if _is_ours(requirements):
+        return Path(sys.executable)
     python, stamp = folder / "bin/python", folder / "made-of.txt"
     fixed = "".join(f"{name}=={version}\n" for name, version in versions(FIXED).items())
     ours = list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
@@ -43,6 +47,16 @@ def prepare(folder: Path, requirements: Sequence[str]) -> Path:
     _call([str(python), "-m", "pip", "install", "--quiet", "--constraint", str(folder / "fixed.txt"), *requirements])
     stamp.write_text(made_of)
     return python
+
+
+def _is_ours(requirements: Sequence[str]) -> bool:
+    """Whether this environment has each of them, name==version."""
+    try:
+        return all(
+            metadata.version(name) == version for name, _, version in (each.partition("==") for each in requirements)
+        )
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _call(command: Sequence[str]) -> None:

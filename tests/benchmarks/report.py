@@ -66,6 +66,7 @@ MEANINGS = {
     "shards": SHARDS,
     "features": FEATURES,
     "train_step": TRAIN_STEP,
+    "train_step_gpu": TRAIN_STEP,
     "loader": LOADER
     | {name.format(scale): text for scale in ("10k", "1m", "5m") for name, text in LOADER_AT_SCALE.items()},
 }
@@ -77,6 +78,7 @@ BESIDE = {
     "loader": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
     "features": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
     "train_step": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
+    "train_step_gpu": ("ratios_per_cpu_s", "images/s", "images/CPU s"),
 }
 """The ratios that stand beside `ratios`, and what the two columns are called."""
 PAGES = {
@@ -118,8 +120,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     if "repetitions" in found:
         repeated = f" {found['processes']} processes each, {found['repetitions']} repetitions in turn, medians."
     kept = [f"{name.replace('_', ' ').capitalize()}: {found[name]}." for name in CONDITIONS if name in found]
+    accelerator = f"{machine['accelerator']}; " if "accelerator" in machine else ""
     yield (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']},"
+        f"{accelerator}{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']},"
         f" Python {machine['python']}; {', '.join(f'{k} {v}' for k, v in found['versions'].items())};"
         f" commit {found['commit']}.{repeated} {' '.join(kept)} Other load before the start: {found['load_before']}."
     )

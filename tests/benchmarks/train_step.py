@@ -7,7 +7,7 @@ heads                                the step before the thaw on features that a
 open_clip                            a step of its ViT-B/16 from its package, which trains the whole tower and a text tower
 
 The tower has DINOv2-base's shape and random weights, which cost what the published ones do. Every repetition is a process of
-its own, in turn; batches are in memory before the time begins, which is after the first step. MFU is by that step's operations,
+its own, in turn; batches are in memory before the time begins, which is after the second step. MFU is by that step's operations,
 counted, and the device's peak (`bitgen/training/operations.py`).
 """
 
@@ -61,18 +61,19 @@ Medians = dict[str, dict[str, float]]
 
 
 def main(arguments: list[str]) -> int:
-    """Runs it all and writes `results/train_step.json`; with another tower than `base`, or not all contestants, it prints
-    what it found instead."""
+    """Runs it all and writes `results/train_step.json`, or on an accelerator `train_step_gpu.json`; with another tower than
+    `base`, or not all contestants, it prints what it found instead."""
     options = _options(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="train-step-", dir=options.work.absolute()))
+    name = "train_step" if options.device == "cpu" else "train_step_gpu"
     results: dict[str, Any] = {
-        "bench": "train_step",
+        "bench": name,
         "input": _called(options),
         "processes": 1,
         "repetitions": options.repetitions,
         "threads": "PyTorch's own, the same for all",
-        "machine": machine(),
+        "machine": machine() | _accelerator(options.device),
         "load_before": load(),
         "commit": commit(),
         "versions": versions(["bitgen", "torch", "transformers", "peft"])
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if options.tower == "base" and set(options.only) == set(CONTESTANTS):
-        print(f"written: {write_results('train_step', results).relative_to(ROOT)}", file=sys.stderr)
+        print(f"written: {write_results(name, results).relative_to(ROOT)}", file=sys.stderr)
     print(json.dumps({name: results[name] for name in ("ratios", "ratios_per_cpu_s", "figures", "medians")}, indent=1))
     return 0
 
@@ -96,7 +97,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--batch", type=int, default=0, help="images of a step (default: 8 on a CPU, else 128)")
     parser.add_argument(
-        "--steps", type=int, default=2, help=f"of each repetition, after {WARM_STEPS} that is not timed"
+        "--steps", type=int, default=2, help=f"of each repetition, after {WARM_STEPS} that are not timed"
     )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
@@ -108,6 +109,14 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     options.batch = options.batch or (8 if options.device == "cpu" else 128)
     return options
+
+
+def _accelerator(device: str) -> dict[str, str]:
+    if device == "cpu":
+        return {}
+    import torch  # here, as above
+
+    return {"accelerator": torch.cuda.get_device_name()}
 
 
 def _called(options: argparse.Namespace) -> str:
