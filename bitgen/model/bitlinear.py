@@ -18,6 +18,9 @@ itself, and the norm only scales the output. Bit for bit, each line rounded to f
     p = max|x|                         a = round(x · (127 / p))
     r = (mean x² + 1e-6)^-½ in fp64    y = (a wᵀ) · (((p / 127) · r) · s)
 
+On an accelerator with Triton each of the lines is one kernel (`bitlinear_gpu.py`), and the product is of bytes. The products of
+the backward pass, which hold no promise, are in fp32, or under autocast in its type.
+
 Sums in fp64 are off by less than 2^-29 of an fp32 digit per term, so their order, which depends on threads and device,
 does not show after rounding (in fp32, mean|W| of 512 x 256 weights differed among 1, 2 and 4 threads in 22 of 30 draws).
 
@@ -29,6 +32,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -49,9 +55,26 @@ SMALLEST_PEAK = 1e-30
 """Of |x| in a token, likewise."""
 
 
+@cache
+def _kernels() -> ModuleType | None:
+    """`bitlinear_gpu`, where there is Triton."""
+    return import_module("bitgen.model.bitlinear_gpu") if find_spec("triton") else None
+
+
+def _fused(x: Tensor) -> ModuleType | None:
+    """The kernels for `x` [..., I]; None where PyTorch's operators do it."""
+    if x.device.type != "cuda" or torch.compiler.is_compiling():
+        return None
+    kernels = _kernels()
+    return kernels if kernels is not None and x.shape[-1] <= kernels.WIDEST else None
+
+
 def ternarise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes -1, 0 and 1 as bytes, shaped like `weight`, and their scale, a scalar. No gradient."""
     weight = weight.detach().float()
+    kernels = _fused(weight)
+    if kernels is not None:
+        return kernels.weights(weight, SMALLEST_MEAN)
     magnitude = weight.abs()
     scale = magnitude.mean(dtype=torch.float64).float().clamp_min_(SMALLEST_MEAN)
     return torch.div(weight, scale, out=magnitude).round_().clamp_(-1, 1).to(torch.int8), scale
@@ -122,6 +145,16 @@ def inverse_rms(x: Tensor) -> Tensor:
     return length.square_().div_(x.shape[-1]).add_(NORM_EPS).rsqrt_().float()
 
 
+def normalise_activations(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of x [M, I], the scale of each normalised token, [M, 1], and 1 / rms of each token, [M, 1]. No gradient."""
+    kernels = _fused(x)
+    if kernels is not None:
+        return kernels.activations(x.detach(), LEVELS, SMALLEST_PEAK, NORM_EPS)
+    codes, scale = quantise_activations(x)
+    inverse = inverse_rms(x)
+    return codes, scale * inverse, inverse
+
+
 @cache
 def _has_byte_products() -> bool:
     """Whether this CPU multiplies bytes in hardware (VNNI); elsewhere torch's byte product is a plain loop."""
@@ -129,11 +162,13 @@ def _has_byte_products() -> bool:
 
 
 def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
-    """codes weight_codesᵀ of bytes [M, I] and [O, I], [M, O]: exact whole numbers in fp32, on every device.
+    """codes weight_codesᵀ of bytes [M, I] and [O, I], [M, O]: exact whole numbers, on every device, in fp32 or int32.
 
-    In bytes on a CPU that can (2.1 times as fast as fp32 for [2048, 128] x [128, 256] on one AVX512 thread), else in
-    fp32, TF32 included: its 10 bits hold every code.
+    In bytes on a CPU that can (2.1 times as fast as fp32 for [2048, 128] x [128, 256] on one AVX512 thread) and on NVIDIA's
+    accelerators, for the shapes that they take; else in fp32, TF32 included: its 10 bits hold every code.
     """
+    if codes.is_cuda and codes.shape[0] > 16 and codes.shape[1] % 8 == 0 and weight_codes.shape[0] % 8 == 0:
+        return torch._int_mm(codes, weight_codes.t())  # pyright: ignore[reportPrivateImportUsage]
     # Not at one channel, of which torch 2.14 multiplies bytes that lie elsewhere.
     is_wide = codes.shape[1] > 1
     if is_wide and codes.device.type == "cpu" and not torch.compiler.is_compiling() and _has_byte_products():
@@ -142,15 +177,20 @@ def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
 
 
 class _Ternary(torch.autograd.Function):
-    """x [M, I], weight [O, I] with its codes and scale -> [M, O] in fp32. Keeps x, its codes and two numbers a token."""
+    """x [M, I], weight [O, I] with its codes and scale -> [M, O] in fp32. Keeps x, its codes and two numbers a token.
+
+    `dtype` is that of the products of the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, weight_codes: Tensor, weight_scale: Tensor) -> Tensor:
-        codes, scale = quantise_activations(x)
-        inverse = inverse_rms(x)
-        scale = scale * inverse
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, weight_codes: Tensor, weight_scale: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        codes, scale, inverse = normalise_activations(x)
         ctx.save_for_backward(x, codes, scale, inverse, weight_codes, weight_scale)
-        return multiply(codes, weight_codes).mul_(scale * weight_scale)
+        ctx.dtype = dtype
+        product, factor = multiply(codes, weight_codes), scale * weight_scale
+        return product.mul_(factor) if product.is_floating_point() else product * factor
 
     @staticmethod
     @once_differentiable
@@ -158,16 +198,34 @@ class _Ternary(torch.autograd.Function):
         x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors
         to_x = to_weight = None
         with torch.autocast(gradient.device.type, enabled=False):
-            gradient = gradient.float()
+            plain, weighted = _split(gradient, scale, ctx.dtype)
             if ctx.needs_input_grad[1]:
-                to_weight = torch.mm(gradient.t(), codes.float().mul_(scale))
+                to_weight = torch.mm(weighted.t(), codes.to(ctx.dtype)).float()
             if ctx.needs_input_grad[0]:
-                # n = r x with r = 1 / rms(x), so with h = r dL/dn: dL/dx = h - x r² mean(h x).
-                to_x = torch.mm(gradient, weight_codes * weight_scale).mul_(inverse)
-                wide = x.float()
-                along = (to_x * wide).mean(-1, keepdim=True).mul_(inverse.square())
-                to_x = to_x.addcmul_(wide, along, value=-1).to(x.dtype)
-        return to_x, to_weight, None, None
+                to_x = _through_norm(torch.mm(plain, weight_codes.to(ctx.dtype)), x, inverse, weight_scale)
+        return to_x, to_weight, None, None, None
+
+
+def _split(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`gradient` [M, O], and it times `scale` [M, 1], in `dtype`."""
+    kernels = _fused(gradient)
+    if kernels is not None:
+        return kernels.split_gradient(gradient, scale, dtype)
+    gradient = gradient.float()
+    return gradient.to(dtype), (gradient * scale).to(dtype)
+
+
+def _through_norm(product: Tensor, x: Tensor, inverse: Tensor, weight_scale: Tensor) -> Tensor:
+    """dL/dx of x [M, I], in its dtype, from `product` [M, I], the gradient times the weight's codes.
+
+    n = r x with r = 1 / rms(x), so with h = r dL/dn: dL/dx = h - x r² mean(h x).
+    """
+    kernels = _fused(x)
+    if kernels is not None:
+        return kernels.through_norm(product, x, inverse, weight_scale)
+    pulled, wide = product.float().mul_(weight_scale * inverse), x.float()
+    along = (pulled * wide).mean(-1, keepdim=True).mul_(inverse.square())
+    return pulled.addcmul_(wide, along, value=-1).to(x.dtype)
 
 
 class BitLinear(nn.Module):
@@ -190,9 +248,11 @@ class BitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.ternary:
             return functional.linear(functional.rms_norm(x, (self.in_width,), eps=NORM_EPS), self.weight)
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        with torch.autocast(kind, enabled=False):
             rows = x.reshape(-1, self.in_width)
-            y = _Ternary.apply(rows, self.weight, *weight_codes_of(self.weight))
+            y = _Ternary.apply(rows, self.weight, *weight_codes_of(self.weight), dtype)
             return y.view(*x.shape[:-1], self.out_width)  # pyright: ignore
 
     def extra_repr(self) -> str:

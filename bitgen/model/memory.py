@@ -75,6 +75,13 @@ def _cholesky(matrix: Tensor) -> Tensor:
     return torch.where(failed[..., None, None] == 0, factor, torch.nan)
 
 
+def _solve(right: Tensor, factor: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹ `right`. torch.cholesky_solve takes a batch's matrices one by one on an accelerator, or in a library of its own
+    that no graph can hold."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
+
 class EpisodicMemory(nn.Module):
     """Writes, forgets and reads `MemoryState`s; its parameters are the addresses, the prior and the noise.
 
@@ -156,7 +163,7 @@ class EpisodicMemory(nn.Module):
         precision = spread[:, None] * state.precision * spread
         factor = _cholesky(precision + torch.eye(self.slots, device=precision.device))
         surprise = state.information - state.precision @ self.prior_mean.float()
-        shift = spread[:, None] * torch.cholesky_solve(spread[:, None] * surprise, factor)
+        shift = spread[:, None] * _solve(spread[:, None] * surprise, factor)
         return _Posterior(factor, precision, shift)
 
     def read(self, state: MemoryState, queries: Tensor) -> Reading:
@@ -167,7 +174,7 @@ class EpisodicMemory(nn.Module):
             values = address @ (self.prior_mean.float() + posterior.shift)
             whitened = (address * torch.exp(-0.5 * self.prior_log_precision.float())).mT
             # Prior minus posterior variance, w (1 - (1+S)⁻¹) wᵀ = w S (1+S)⁻¹ wᵀ: exactly 0 where nothing was written.
-            known = (whitened * torch.cholesky_solve(posterior.precision @ whitened, posterior.factor)).sum(-2)
+            known = (whitened * _solve(posterior.precision @ whitened, posterior.factor)).sum(-2)
             prior = whitened.square().sum(-2)
             confidence = (known / prior.clamp_min(1e-12)).clamp(0, 1 - 1e-6)
             return Reading(values, confidence, (prior - known).clamp_min(0) + self.noise())

@@ -23,6 +23,7 @@ from bitgen.training.checkpoint import State, load_trainer, prune, save
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import agree, from_first, is_distributed, rank, together, world
 from bitgen.training.figures import gradient_norms, rates, terminal_line
+from bitgen.training.graphs import Graphs, build_graphs
 from bitgen.training.guard import Guard
 from bitgen.training.layers import as_written, prepare_layers
 from bitgen.training.metrics import Meter, MetricsLog, Shown, Silence, TrainingError
@@ -90,6 +91,7 @@ def train(
     meter = Meter(load_trainer(objective, optimizer, resume_from) if resume_from is not None else {})
     prepare_layers(objective.model, config.run)
     module = _wrap(objective)
+    graphs = build_graphs(objective, config, device)
     objective.train()
     leads = rank() == 0
     utilisation = Utilisation(device) if leads else None
@@ -111,7 +113,7 @@ def train(
                 module = _thaw(objective, state.step, metrics)
             rate = _set_rate(optimizer, config, state.step, schedule)
             parts, keys, is_left_out = _step(
-                module, objective, optimizer, stream, config, state.step, device, guard, utilisation
+                module, objective, optimizer, stream, config, state.step, device, guard, utilisation, graphs
             )
             state = replace(
                 state, step=state.step + 1, position=state.position + config.optim.batch * config.optim.accumulation
@@ -163,6 +165,7 @@ def _step(
     device: torch.device,
     guard: Guard,
     utilisation: Utilisation | None = None,
+    graphs: Graphs | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...], bool]:
     """One optimizer step: figures by name, the keys of the images it saw, and whether `guard` had it left out.
 
@@ -184,9 +187,12 @@ def _step(
         draws = draw(config.run.seed, step * accumulation + micro, len(batch.keys), patches, device)
         counting = utilisation.of(batch, trains_tower) if utilisation is not None else nullcontext()
         with _reducing(module, micro == accumulation - 1), counting:
-            with autocast(config, device):
-                parts = module(to_device(batch, device), draws)
-            (parts["loss"] / accumulation).backward()
+            if graphs is not None:
+                parts = graphs(batch, draws)
+            else:
+                with autocast(config, device):
+                    parts = module(to_device(batch, device), draws)
+                (parts["loss"] / accumulation).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0) + value.detach() / accumulation
         for reason, count in batch.dropped.items():

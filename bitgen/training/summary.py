@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bitgen.model.bitgen import BitGen, build_tower
-from bitgen.objectives.captioning import CHUNK_BYTES
+from bitgen.objectives.captioning import chunk_bytes
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
 from bitgen.training.optimizer import set_trainable
@@ -120,7 +120,7 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
         "gradients and moments": trained,
         "vision activations": tower,
         "other activations": own * config.model.width,
-        "caption logits": 2 * CHUNK_BYTES,
+        "caption logits": 2 * chunk_bytes(device.type),
         "queue": config.loss.queue * config.model.width * 8 + sum(buffer.nbytes for buffer in states),
     }
 

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.objectives.total import Draws, Objective, draw
 from bitgen.training.config import TrainConfig
+from bitgen.training.graphs import WRITTEN, Graphs, build_graphs, captures
 from bitgen.training.guard import Guard
 from bitgen.training.layers import prepare_layers
 from bitgen.training.loop import _step
@@ -38,7 +40,7 @@ from tests.benchmarks.loader_run import cpu_s
 from tests.benchmarks.loader_terms import COARSE, FINE
 
 WARM_STEPS = 2
-"""The first is counted; the second finds everything in place."""
+"""The first is counted; the second finds everything in place. On an accelerator each shape then has its graph captured."""
 OPEN_CLIP = "open_clip"
 Take = Callable[[int, Batch], object]
 """A step: its number, and its batch."""
@@ -75,8 +77,22 @@ def whole(config: TrainConfig, device: torch.device, *, is_thawed: bool) -> Take
     set_trainable(objective, lora=is_thawed)
     prepare_layers(objective.model, config.run)
     optimizer, guard = build_optimizer(objective, config.optim), Guard(objective, config.optim.skip_nonfinite)
-    objective.train()
-    return lambda step, batch: _step(objective, objective, optimizer, iter([batch]), config, step, device, guard)
+    graphs = build_graphs(objective.train(), config, device)
+    inputs = optimizer, config, device, guard, graphs
+    return lambda step, batch: _take(objective, batch, step, *inputs)
+
+
+def _take(
+    objective: Objective,
+    batch: Batch,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    device: torch.device,
+    guard: Guard,
+    graphs: Graphs | None,
+) -> object:
+    return _step(objective, objective, optimizer, iter([batch]), config, step, device, guard, graphs=graphs)
 
 
 def heads(config: TrainConfig, device: torch.device) -> Take:
@@ -89,19 +105,36 @@ def heads(config: TrainConfig, device: torch.device) -> Take:
 
 
 def bare(config: TrainConfig, device: torch.device, *, is_thawed: bool) -> Take:
-    """The tower alone, as the step calls it: forward, and backward to its adapters where they are thawed."""
+    """The tower alone, as the step calls it: forward, and backward to its adapters where they are thawed; a graph where the
+    step is one."""
     model = fakes.objective(config).to(device).model
     model.vision.set_lora_trainable(is_thawed)
     prepare_layers(model, config.run)
     tower = model.vision.train()
 
-    def take(step: int, batch: Batch) -> object:
+    def forward(batch: Batch, draws: Draws) -> dict[str, Tensor]:
+        with autocast(config, device):
+            patches = tower(batch.images)
+        return {"loss": patches.float().sum() if is_thawed else torch.zeros((), device=device, requires_grad=True)}
+
+    def plain(step: int, batch: Batch) -> object:
         with autocast(config, device):
             patches = tower(batch.images.to(device, non_blocking=True))
         if is_thawed:
             patches.backward(torch.ones_like(patches))
             tower.zero_grad(set_to_none=True)
         return patches
+
+    if not captures(config, device):
+        return plain
+    graphs = Graphs(forward, list(tower.parameters()), 1)
+    side = config.data.image_px // model.vision.patch_px
+    draws = draw(0, 0, config.optim.batch, side**2, device)
+
+    def take(step: int, batch: Batch) -> object:
+        found = graphs(batch, draws)
+        tower.zero_grad(set_to_none=True)
+        return found
 
     return take
 
@@ -178,6 +211,10 @@ def run(name: str, folder: Path, tower: str, batch: int, steps: int, device_name
     first_s = time.perf_counter() - begin_s
     for step in range(1, WARM_STEPS):
         take(step, feed[step])
+    if device.type == "cuda":
+        shapes = {batch.token_ids.shape: step for step, batch in enumerate(feed)}
+        for step in [each for each in shapes.values() for _ in range(WRITTEN + 1)]:
+            take(step, feed[step])
     _wait(device)
     start_s, used_s = time.perf_counter(), cpu_s()
     for step in range(WARM_STEPS, WARM_STEPS + steps):

@@ -148,7 +148,7 @@ def test_the_scale_of_a_token_does_not_matter() -> None:
     torch.testing.assert_close(layer(x * 1024), layer(x), rtol=1e-5, atol=0)
 
 
-def test_autocast_changes_nothing() -> None:
+def test_autocast_changes_only_the_products_of_the_backward_pass() -> None:
     layer, x = _layer(), _tokens(9, 128).requires_grad_()
     layer(x).square().sum().backward()
     assert layer.weight.grad is not None
@@ -158,7 +158,8 @@ def test_autocast_changes_nothing() -> None:
         out = layer(x)
         out.square().sum().backward()
     assert out.equal(layer(x))
-    assert layer.weight.grad.equal(expected)
+    assert layer.weight.grad.dtype == torch.float32
+    assert 0 < (layer.weight.grad - expected).norm() / expected.norm() < 2**-8  # bf16 rounds by up to 2^-9
 
 
 def test_half_precision_tokens_give_fp32_and_get_their_own_kind_of_gradient() -> None:

@@ -4,6 +4,7 @@ stopped or killed goes on; NCCL carries what lies on the device and Gloo what li
 Run by `pytest -m gpu`. What adds floats in no fixed order there makes no two runs equal in bits, so bounds are on relative norms.
 """
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bitgen.batch import Batch
 from bitgen.objectives.total import Objective, draw
 from bitgen.training import checkpoint
 from bitgen.training.checkpoint import list_checkpoints, load_model, read_state
 from bitgen.training.config import TrainConfig
 from bitgen.training.distributed import _Gather
+from bitgen.training.graphs import Graphs
 from bitgen.training.layers import prepare_layers
 from bitgen.training.loop import to_device
 from bitgen.training.optimizer import set_trainable
@@ -103,6 +106,42 @@ def test_compiled_layers_are_the_same_layers(precision: str, bound: float) -> No
     expected, found = (step(_config("joint", FULL, precision=precision, compile=on), CUDA) for on in (False, True))
     assert distance(found["loss"], expected["loss"]) < bound / 5
     assert distance(found["gradient"], expected["gradient"]) < bound
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "precision", "bound"), [(1, "fp32", 1e-3), (2, "fp32", 1e-3), (1, "bf16", 5e-2)]
+)
+@pytest.mark.parametrize("more", [{}, {"itm_negatives": "queue"}], ids=["batch", "queue"])
+def test_a_run_of_graphs_is_the_run_without_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accumulation: int,
+    precision: str,
+    bound: float,
+    more: dict[str, Any],
+) -> None:
+    """Captured before and after the thaw, of texts of two numbers of rows."""
+    replayed: list[int] = []
+    replay = Graphs._replay
+    monkeypatch.setattr(Graphs, "_replay", lambda *each: (replayed.append(len(each[2].token_ids)), replay(*each))[1])
+    for graphs in (False, True):
+        optim = {"accumulation": accumulation, "epochs": 6 * accumulation, "lora_warmup_epochs": 3.0 * accumulation}
+        run = {"device": "cuda", "precision": precision, "graphs": graphs}
+        config = fakes.config("coarse", model=FULL, optim=optim, run=run, loss=more, data={"max_tokens": 16})
+        start(tmp_path / str(graphs), config, alternating())
+    assert set(replayed) == {4, 8}
+    expected, found = tensors(tmp_path / "False"), tensors(tmp_path / "True")
+    assert found.keys() == expected.keys()
+    assert {name for name, each in expected.items() if not distance(found[name], each) < 30 * bound} == set()
+    losses = [[line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("True", "False")]
+    assert len(losses[0]) == 24
+    assert losses[0] == pytest.approx(losses[1], rel=bound)
+
+
+def alternating() -> Iterator[Batch]:
+    """Images with two texts each, and with one."""
+    for position in itertools.count(0, 4):
+        yield fakes.fake_batch(seed=position, position=position, texts=1 + position // 4 % 2)
 
 
 @pytest.mark.parametrize("compile", [False, True])
