@@ -177,20 +177,28 @@ def multiply(codes: Tensor, weight_codes: Tensor) -> Tensor:
 
 
 class _Ternary(torch.autograd.Function):
-    """x [M, I], weight [O, I] with its codes and scale -> [M, O] in fp32. Keeps x, its codes and two numbers a token.
+    """x [M, I], weight [O, I] with its codes and scale -> [M, O] in `out`. Keeps x, its codes and two numbers a token.
 
     `dtype` is that of the products of the backward pass.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, weight_codes: Tensor, weight_scale: Tensor, dtype: torch.dtype
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        weight_codes: Tensor,
+        weight_scale: Tensor,
+        dtype: torch.dtype,
+        out: torch.dtype,
     ) -> Tensor:
         codes, scale, inverse = normalise_activations(x)
         ctx.save_for_backward(x, codes, scale, inverse, weight_codes, weight_scale)
         ctx.dtype = dtype
         product, factor = multiply(codes, weight_codes), scale * weight_scale
-        return product.mul_(factor) if product.is_floating_point() else product * factor
+        if product.dtype == out:
+            return product.mul_(factor)
+        return torch.mul(product, factor, out=product.new_empty(product.shape, dtype=out))
 
     @staticmethod
     @once_differentiable
@@ -198,21 +206,13 @@ class _Ternary(torch.autograd.Function):
         x, codes, scale, inverse, weight_codes, weight_scale = ctx.saved_tensors
         to_x = to_weight = None
         with torch.autocast(gradient.device.type, enabled=False):
-            plain, weighted = _split(gradient, scale, ctx.dtype)
             if ctx.needs_input_grad[1]:
+                weighted = torch.mul(gradient, scale, out=gradient.new_empty(gradient.shape, dtype=ctx.dtype))
                 to_weight = torch.mm(weighted.t(), codes.to(ctx.dtype)).float()
             if ctx.needs_input_grad[0]:
-                to_x = _through_norm(torch.mm(plain, weight_codes.to(ctx.dtype)), x, inverse, weight_scale)
-        return to_x, to_weight, None, None, None
-
-
-def _split(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`gradient` [M, O], and it times `scale` [M, 1], in `dtype`."""
-    kernels = _fused(gradient)
-    if kernels is not None:
-        return kernels.split_gradient(gradient, scale, dtype)
-    gradient = gradient.float()
-    return gradient.to(dtype), (gradient * scale).to(dtype)
+                pulled = torch.mm(gradient.to(ctx.dtype), weight_codes.to(ctx.dtype))
+                to_x = _through_norm(pulled, x, inverse, weight_scale)
+        return to_x, to_weight, None, None, None, None
 
 
 def _through_norm(product: Tensor, x: Tensor, inverse: Tensor, weight_scale: Tensor) -> Tensor:
@@ -234,7 +234,8 @@ class BitLinear(nn.Module):
     `ternary=False` is the full-precision twin: the same parameters, norm and shapes without the two roundings. Either
     way `weight` [out, in] is the latent full-precision one, drawn so that outputs start with a variance of about 1.
 
-    The ternary map runs in fp32 whatever autocast says, and returns fp32; the twin follows autocast.
+    The ternary map runs in fp32 whatever autocast says, and returns fp32 unless it is to round for what takes its output in
+    autocast's type anyway, such as attention; the twin follows autocast.
     """
 
     def __init__(self, in_width: int, out_width: int, ternary: bool = True) -> None:
@@ -245,14 +246,17 @@ class BitLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_width, in_width))
         nn.init.normal_(self.weight, std=in_width**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rounds: bool = False) -> Tensor:
+        """[..., out] of x [..., in]. `rounds`: in autocast's type where there is one, else in fp32."""
         if not self.ternary:
             return functional.linear(functional.rms_norm(x, (self.in_width,), eps=NORM_EPS), self.weight)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         with torch.autocast(kind, enabled=False):
             rows = x.reshape(-1, self.in_width)
-            y = _Ternary.apply(rows, self.weight, *weight_codes_of(self.weight), dtype)
+            y = _Ternary.apply(
+                rows, self.weight, *weight_codes_of(self.weight), dtype, dtype if rounds else torch.float32
+            )
             return y.view(*x.shape[:-1], self.out_width)  # pyright: ignore
 
     def extra_repr(self) -> str:

@@ -56,16 +56,6 @@ def _weights(weight, total, codes, scale, count, smallest, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _split_gradient(gradient, scale, plain, weighted, width, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside, place = column < width, row * width + column
-    value = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(plain + place, value.to(plain.dtype.element_ty), mask=inside)
-    tl.store(weighted + place, (value * tl.load(scale + row)).to(weighted.dtype.element_ty), mask=inside)
-
-
-@triton.jit
 def _through_norm(product, x, inverse, weight_scale, out, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -97,16 +87,6 @@ def weights(weight: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     count = weight.numel()
     _weights[(triton.cdiv(count, _ELEMENTS),)](weight, total, codes, scale, count, smallest, _ELEMENTS, **_EXACT)  # pyright: ignore[reportArgumentType]
     return codes, scale
-
-
-def split_gradient(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`gradient` [M, O], and it times `scale` [M, 1], in `dtype`: what the products of a backward pass take."""
-    gradient = gradient.contiguous()
-    plain, weighted = (torch.empty(gradient.shape, dtype=dtype, device=gradient.device) for _ in range(2))
-    block, how = _row(gradient.shape[1])
-    if len(gradient):
-        _split_gradient[(len(gradient),)](gradient, scale, plain, weighted, gradient.shape[1], block, **how)  # pyright: ignore[reportArgumentType]
-    return plain, weighted
 
 
 def through_norm(product: Tensor, x: Tensor, inverse: Tensor, weight_scale: Tensor) -> Tensor:

@@ -41,17 +41,17 @@ class Attention(nn.Module):
             mask: [B, C] bool, true where the context may be seen; at least one true in each row.
             causal: state s sees context 0..s only. Not together with `mask`.
         """
-        query = self._split(self.query(states))
+        query = self._split(self.query(states, rounds=True))
         return self._mix(query, *self.keys_values(context), mask, causal)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Of `context` [B, C, d], [B, H, C, d / H] each: what a decoder keeps from step to step."""
-        key, value = self.key_value(context).chunk(2, dim=-1)
+        key, value = self.key_value(context, rounds=True).chunk(2, dim=-1)
         return self._split(key), self._split(value)
 
     def attend(self, states: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """`forward` of a context whose `keys_values` are known."""
-        return self._mix(self._split(self.query(states)), key, value, mask, False)
+        return self._mix(self._split(self.query(states, rounds=True)), key, value, mask, False)
 
     def weights(self, states: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, H, S, C]: how much of each context state a head gives to each state, by which `forward` mixes its values.

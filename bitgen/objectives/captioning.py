@@ -44,12 +44,12 @@ class _TiedCrossEntropy(torch.autograd.Function):
         step = max(1, chunk_bytes(kind) // (4 * vocabulary))
         for start in range(0, hidden.shape[0], step):
             rows = slice(start, start + step)
-            logits = (hidden[rows].to(dtype) @ operand.T).float()
-            log_p = logits.log_softmax(dim=1)
-            log_partition[rows] = logits[:, 0] - log_p[:, 0]
+            logits = hidden[rows].to(dtype) @ operand.T
+            log_p = logits.log_softmax(dim=1, dtype=torch.float32)
+            log_partition[rows] = logits[:, 0].float() - log_p[:, 0]
             nats[rows] = -log_p.gather(1, target[rows, None])[:, 0]
             is_right[rows] = (log_p.amax(dim=1) == -nats[rows]).float()
-            p = log_p.exp_().to(dtype)
+            p = torch.exp(log_p, out=log_p if dtype is torch.float32 else torch.empty_like(logits))
             d_states[rows] = p @ operand
             if dtype is torch.float32:
                 d_embedding.addmm_(p.T, shared[rows])

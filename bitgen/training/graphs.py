@@ -85,7 +85,8 @@ class Graphs:
         if trained != self._trained:  # at the thaw
             self._captured.clear()
             self._seen.clear()
-            self._trained = trained
+            # With its last graph a pool is gone.
+            self._trained, self._pool = trained, torch.cuda.graph_pool_handle()
         batch = _static(batch)
         shape = _shape(batch)
         found = self._captured.get(shape)

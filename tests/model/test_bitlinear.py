@@ -157,7 +157,10 @@ def test_autocast_changes_only_the_products_of_the_backward_pass() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x)
         out.square().sum().backward()
+        rounded = layer(x, rounds=True)
     assert out.equal(layer(x))
+    assert rounded.equal(out.bfloat16())
+    assert layer(x, rounds=True).equal(out)
     assert layer.weight.grad.dtype == torch.float32
     assert 0 < (layer.weight.grad - expected).norm() / expected.norm() < 2**-8  # bf16 rounds by up to 2^-9
 

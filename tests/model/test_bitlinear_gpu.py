@@ -41,10 +41,6 @@ def compare(kernels: Any, device: str) -> None:
         ):
             assert each.equal(expected), f"{name} at {width}: {(each != expected).sum()} of {each.numel()} differ"
         gradient = torch.randn(12, width, generator=torch.Generator().manual_seed(1))
-        plain, weighted = kernels.split_gradient(gradient.to(device), found[1].to(device), torch.bfloat16)
-        # Run as Python, a number is cut to bfloat16, not rounded.
-        torch.testing.assert_close(plain.cpu(), gradient.bfloat16(), rtol=2**-7, atol=0)
-        torch.testing.assert_close(weighted.cpu(), (gradient * found[1]).bfloat16(), rtol=2**-7, atol=0)
         weight_scale = torch.tensor(0.3)
         through = kernels.through_norm(*(each.to(device) for each in (gradient, x, inverse, weight_scale)))
         torch.testing.assert_close(
