@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitgen.evaluation.bootstrap import PERCENT
+from bitgen.evaluation.page import share
 
 SPLITS = {"train": "train", "heldout": "held out"}
 CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
@@ -30,6 +31,8 @@ FIGURES = {
     "pointing": "pointing",
 }
 """What items are measured by (`bitgen.evaluation.items`), in words; others stand under their own names."""
+_RECALLS = ("r1", "r5", "r10")
+_ACCURACIES = ("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing")
 ADDED = ("images", "texts", "phrases", "truncated", "not_finite", "references", "repeated", "unfinished", "empty")
 """Counts, which are added up over sets where shares are averaged."""
 
@@ -63,15 +66,20 @@ def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def retrieval_table(results: Mapping[str, Any]) -> Table:
-    """Recalls in percent and median ranks; a set's chance level stands under it, and between them what re-ranking makes of it."""
+    """Recalls in percent and median ranks; under them the ends of their intervals, what re-ranking makes of a set, and chance."""
     rows: list[tuple[str, ...]] = []
     lesser = []
     for label, found in _sets(results, "retrieval"):
         counts = f"{found['images']:,}", f"{found['texts']:,}"
-        rows.append((label, *counts, *_direction(found["t2i"]), *_direction(found["i2t"])))
+        own = [(label, found)]
         if again := found.get("reranked"):
             which = f"first {again['k']:,} re-ranked" if "k" in again else "re-ranked"
-            rows.append((f"{label}, {which}", *counts, *_direction(again["t2i"]), *_direction(again["i2t"])))
+            own.append((f"{label}, {which}", again))
+        for name, each in own:
+            rows.append((name, *counts, *_direction(each["t2i"]), *_direction(each["i2t"])))
+            ends = _ends([None, None, *_recall_intervals(each["t2i"]), *_recall_intervals(each["i2t"])])
+            lesser += range(len(rows), len(rows) + len(ends))
+            rows += ends
         chance = found["chance"]
         lesser.append(len(rows))
         rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
@@ -80,7 +88,7 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
 
 
 def captioning_table(results: Mapping[str, Any]) -> Table:
-    """Figures times 100, and how many captions differ and are empty; a set's controls stand under it."""
+    """Figures times 100, and how many captions differ and are empty; under a set the ends of its intervals, and its controls."""
     found = _sets(results, "captioning")
     names = CAPTION_FIGURES | {k: v for k, v in JAVA_FIGURES.items() if any(k in entry for _, entry in found)}
     rows: list[tuple[str, ...]] = []
@@ -89,6 +97,9 @@ def captioning_table(results: Mapping[str, Any]) -> Table:
         counts = [f"{entry[name]:,}" for name in ("images", "references")]
         said = [f"{entry[name]:,}" if name in entry else "" for name in ("distinct", "empty")]
         rows.append((label, *counts, *_hundredths(entry, names), *said))
+        ends = _ends([None, None, *_intervals(entry, names), None, None])
+        lesser += range(len(rows), len(rows) + len(ends))
+        rows += ends
         for name, control in entry["controls"].items():
             lesser.append(len(rows))
             fitted = f", from {control['fitted_on']}" if "fitted_on" in control else ""
@@ -98,11 +109,14 @@ def captioning_table(results: Mapping[str, Any]) -> Table:
 
 
 def grounding_table(results: Mapping[str, Any]) -> Table:
-    """Accuracies in percent; a set's controls stand under it."""
+    """Accuracies in percent; under a set the ends of its intervals, and its controls."""
     rows: list[tuple[str, ...]] = []
     lesser = []
     for label, found in _sets(results, "grounding"):
         rows.append((label, *_accuracies(found)))
+        ends = _ends([None, *_intervals(found, _ACCURACIES)])
+        lesser += range(len(rows), len(rows) + len(ends))
+        rows += ends
         for name, control in found["controls"].items():
             lesser.append(len(rows))
             fitted = f", fitted on {control['fitted_on']}" if "fitted_on" in control else ""
@@ -154,15 +168,31 @@ def _sets(results: Mapping[str, Any], task: str) -> list[tuple[str, Mapping[str,
     return found
 
 
-def _direction(found: Mapping[str, float]) -> tuple[str, ...]:
+def _ends(intervals: Sequence[Sequence[float] | None]) -> list[tuple[str, ...]]:
+    """Two rows, of the low and of the high ends of intervals that stand under figures; none where no figure has one."""
+    if not any(intervals):
+        return []
+    ends = [["" if each is None else share(each[end]) for each in intervals] for end in (0, 1)]
+    return [(f"{PERCENT}% {name}", *cells) for name, cells in zip(("from", "to"), ends, strict=True)]
+
+
+def _intervals(found: Mapping[str, Any], names: Iterable[str]) -> list[Sequence[float] | None]:
+    known = found.get("interval", {})
+    return [known.get(name) for name in names]
+
+
+def _recall_intervals(found: Mapping[str, Any]) -> list[Sequence[float] | None]:
+    return [*_intervals(found, _RECALLS), None]
+
+
+def _direction(found: Mapping[str, Any]) -> tuple[str, ...]:
     middle = found.get("median_rank")
-    return (*(f"{100 * found[f'r{k}']:.1f}" for k in (1, 5, 10)), "" if middle is None else f"{middle:g}")
+    return (*(share(found[name]) for name in _RECALLS), "" if middle is None else f"{middle:g}")
 
 
 def _accuracies(found: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = (found[name] for name in ("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing"))
-    return (f"{found['phrases']:,}", *(f"{100 * share:.1f}" for share in shares))
+    return (f"{found['phrases']:,}", *(share(found[name]) for name in _ACCURACIES))
 
 
 def _hundredths(found: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{100 * found[name]:.1f}" if name in found else "" for name in names)
+    return tuple(share(found[name]) if name in found else "" for name in names)

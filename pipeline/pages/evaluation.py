@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgen.evaluation.attention_figures import attention_cards, attention_png
+from bitgen.evaluation.bootstrap import PERCENT
 from bitgen.evaluation.breakdown import breakdown_table
 from bitgen.evaluation.inside_tables import (
     Sets,
@@ -76,7 +77,9 @@ def page(results: Mapping[str, Any], beside: Beside) -> str:
     about["held out by"] = str(results["holdout_sha256"])[:12]
     notes = [paragraph(note, "warning") for note in results["notes"]]
     lead = paragraph(
-        "Rows set back are chance levels and controls: what a model scores that has not learnt this.", "muted"
+        f"Rows set back are the ends of {PERCENT}% intervals (of the row above them, by drawing photographs anew), and chance "
+        "levels and controls: what a model scores that has not learnt this.",
+        "muted",
     )
     drawn = [table(each.header, each.rows, each.lesser) for each in tables(results)]
     sections = [("Summary", join((facts(about), *notes))), ("Results", join((lead, *drawn)))]

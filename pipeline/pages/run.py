@@ -183,7 +183,7 @@ def result_tables(results: dict, folder: Path) -> Html:
         tables = [retrieval_table(results), grounding_table(results), captioning_table(results)]
         said = size_warning(results.get("train_photographs", 0))  # stands at the top of the page already
         notes = [paragraph(str(note), "warning") for note in results.get("notes", []) if note != said]
-        lead = f"Of {results['checkpoint']}, by bitgen-eval. Rows set back are chance levels and controls."
+        lead = f"Of {results['checkpoint']}, by bitgen-eval. Rows set back are intervals, chance levels and controls."
     except (KeyError, TypeError, AttributeError) as error:
         return paragraph(f"results.json cannot be read: expected what bitgen-eval writes, found {error!r}.", "warning")
     return join((paragraph(lead, "muted"), *notes, *(_html(t) for t in tables if t.rows)))

@@ -123,6 +123,45 @@ def test_the_mean_of_several_sets_has_no_interval():
     assert mean([one, one]) == {**SHARES, "phrases": 20}
 
 
+def test_the_ends_of_intervals_stand_under_recalls():
+    ends = {"r1": [0.1, 0.15], "r10": [0.9, 1.0]}
+    sets = {"eval/a": {"retrieval": {**RETRIEVAL, "t2i": {**DIRECTION, "interval": ends}}}}
+    found = retrieval_table({"heldout": {"datasets": sets}})
+    assert found.rows[1] == ("95% from", "", "", "10.0", "", "90.0", "", "", "", "", "")
+    assert found.rows[2] == ("95% to", "", "", "15.0", "", "100.0", "", "", "", "", "")
+    assert [row[0] for row in found.rows[3:]] == ["chance"]
+    assert found.lesser == (1, 2, 3)
+
+
+def test_what_is_reranked_has_its_own_intervals():
+    again = {"t2i": DIRECTION, "i2t": {**DIRECTION, "interval": {"r5": [0.25, 0.75]}}, "rsum": 3.25, "k": 4}
+    found = retrieval_table({"heldout": {"datasets": {"eval/a": {"retrieval": {**RETRIEVAL, "reranked": again}}}}})
+    assert [row[8] for row in found.rows[1:4]] == ["50.0", "25.0", "75.0"]
+    assert found.lesser == (2, 3, 4)
+
+
+def test_the_ends_of_intervals_stand_under_accuracies_and_above_the_controls():
+    ends = {"acc50": [0.4, 0.625], "giou50": [0.1, 0.2], "pointing": [0.5, 0.75]}
+    found = grounding_table({"heldout": {"datasets": {"eval/b": {"grounding": {**GROUNDING, "interval": ends}}}}})
+    assert found.rows[1] == ("95% from", "", "40.0", "", "", "", "", "50.0")
+    assert found.rows[2] == ("95% to", "", "62.5", "", "", "", "", "75.0")
+    assert found.rows[3][0] == "constant box, fitted on train"
+    assert found.lesser == (1, 2, 3)
+
+
+def test_the_ends_of_intervals_stand_under_scores_of_captions():
+    ends = {"cider_d": [1.0, 1.25], "bleu2": [0.1, 0.2], "rouge_l": [0.5, 0.625]}
+    found = captioning_table({"heldout": {"datasets": {"eval/a": {"captioning": {**CAPTIONING, "interval": ends}}}}})
+    assert found.rows[1] == ("95% from", "", "", "100.0", "", "", "50.0", "", "")
+    assert found.rows[2] == ("95% to", "", "", "125.0", "", "", "62.5", "", "")
+    assert found.lesser == (1, 2, 3, 4)
+
+
+def test_a_set_of_one_photograph_has_no_rows_of_intervals():
+    found = grounding_table({"heldout": {"datasets": {"eval/b": {"grounding": {**GROUNDING, "interval": {}}}}}})
+    assert [row[0] for row in found.rows] == ["held out: eval/b", "constant box, fitted on train"]
+
+
 def compared(**figures: dict) -> dict:
     return {"items": 1500, "bootstrap": {}, "figures": figures}
 
