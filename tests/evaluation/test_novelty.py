@@ -1,4 +1,4 @@
-"""Whether a memory knows what it has seen; the area under a curve by a slow count and by another package."""
+"""Whether a memory knows what it has seen; the area under a curve by a slow count (and `test_second_implementations.py`)."""
 
 import pytest
 import torch
@@ -26,14 +26,6 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
     slow = [(p > n) + (p == n) / 2 for p in positive.tolist() for n in negative.tolist()]
     assert area_under_curve(positive, negative) == pytest.approx(sum(slow) / len(slow), abs=1e-12)
     assert 0.5 < area_under_curve(positive, negative) < 0.9
-
-
-def test_the_area_is_scikit_learn_s() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    positive, negative = scores(3)
-    is_positive = [1] * len(positive) + [0] * len(negative)
-    theirs = metrics.roc_auc_score(is_positive, torch.cat([positive, negative]).double().numpy())
-    assert area_under_curve(positive, negative) == pytest.approx(theirs, abs=1e-12)
 
 
 def test_what_is_no_number_counts_against() -> None:
