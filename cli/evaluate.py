@@ -4,10 +4,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -15,13 +14,15 @@ from bitgen.batch import BatchError
 from bitgen.evaluation.tables import comparison_table, plain
 from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.folders import CHECKPOINTS, latest_run
-from pipeline.comparing import compare_checkpoints
+from pipeline.comparing import compare_checkpoints, names_of
 from pipeline.files import check_replaceable, write_text
 from pipeline.holdout import HoldoutError
 from pipeline.measuring import Beside, Task
 from pipeline.official import CACHE, OfficialError, build_official
+from pipeline.pages.comparison import write_comparison
 from pipeline.pages.evaluation import PAGE, folder_of, tables, write_beside
-from pipeline.results import Choice, evaluate_checkpoint
+from pipeline.ready import Choice
+from pipeline.results import evaluate_checkpoint
 from pipeline.sets import ResultsError, Split
 from shards.format import ShardError
 
@@ -140,10 +141,11 @@ def evaluate(arguments: Arguments) -> int:
         print(f"comparing {tasks} of {' and '.join(arguments.compare)} on heldout sets", file=sys.stderr)
         comparison = compare_checkpoints(*arguments.compare, arguments.data, choice, official)
         write_text(out, json.dumps(comparison, indent=2, allow_nan=False) + "\n")
-        print(plain(comparison_table(comparison["sets"], *labels(comparison))), end="\n\n")
-        for note in dict.fromkeys([*comparison["a"]["notes"], *comparison["b"]["notes"]]):
+        write_comparison(folder, comparison)
+        print(plain(comparison_table(comparison["sets"], *names_of(comparison))), end="\n\n")
+        for note in comparison["notes"]:
             print(note, end="\n\n")
-        print(f"wrote {out}")
+        print(f"wrote {out} and {folder / PAGE}")
         return 0
     print(f"evaluating {tasks} of {arguments.last} on {' and '.join(splits)} sets", file=sys.stderr)
     beside = Beside()
@@ -156,14 +158,6 @@ def evaluate(arguments: Arguments) -> int:
         print(note, end="\n\n")
     print(f"wrote {out} and {folder / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
     return 0
-
-
-def labels(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    """Names of the two for a table: their runs, and where those are the same their checkpoints too."""
-    a, b = comparison["a"], comparison["b"]
-    if a["run"] != b["run"]:
-        return a["run"], b["run"]
-    return f"{a['run']} {a['checkpoint']}", f"{b['run']} {b['checkpoint']}"
 
 
 def results_path(arguments: Arguments) -> Path:

@@ -9,7 +9,8 @@ from bitgen.evaluation.compare import compare
 from bitgen.evaluation.items import Items
 from pipeline.measuring import SCORED, Beside
 from pipeline.official import Official
-from pipeline.results import Choice, evaluate_checkpoint
+from pipeline.ready import Choice, prepare
+from pipeline.results import evaluate
 from pipeline.sets import ResultsError
 
 FORMAT_VERSION = 1
@@ -22,27 +23,31 @@ def compare_checkpoints(
     """Both are evaluated on everything that was held out, and what each scored on each text or phrase is compared.
 
     Args:
-        a, b, root, official: as `evaluate_checkpoint` takes them.
+        a, b, root, official: as `prepare` takes them.
         choice: of its tasks those that are scored by item, retrieval, grounding and captioning.
 
-    Returns {"format_version", "a", "b": what each is, "seed", "sets": {NAME: {KIND: as `compare` returns}}}. Raises `ResultsError`
-    where they have no set and task in common; what evaluating raises comes through.
+    Returns {"format_version", "a", "b": what each is, "seed", "sets": {NAME: {KIND: as `compare` returns}}, "notes": what a reader
+    must know}. Raises `ResultsError` where they have no set and task in common, before either is measured, as for everything
+    else that either lacks; what evaluating raises comes through.
     """
     wrong = [task for task in choice.tasks if task not in SCORED]
     if wrong:
         raise ResultsError(f"expected tasks to compare among {', '.join(SCORED)}, found {', '.join(wrong)}")
     choice = replace(choice, splits=("heldout",), java=False)  # which scores no image by itself
+    both = [prepare(checkpoint, root, choice, official) for checkpoint in (a, b)]
+    asked = [{(name, task) for (_, name), tasks in ready.asked(choice).items() for task in tasks} for ready in both]
+    if not asked[0] & asked[1]:
+        raise ResultsError(f"expected a held-out set that both can be measured on, found none: {a} and {b}")
     abouts: list[dict[str, Any]] = []
     items: list[dict[tuple[str, str], Items]] = []
-    for checkpoint in (a, b):
+    for ready in both:
         beside = Beside()
-        results = evaluate_checkpoint(checkpoint, root, choice, official, beside)
+        results = evaluate(ready, choice, beside)
         abouts.append({name: results[name] for name in _ABOUT})
         items.append(beside.items)
     sets = compared(items[0], items[1], choice.seed)
-    if not sets:
-        raise ResultsError(f"expected a held-out set that both were measured on, found none: {a} and {b}")
-    return {"format_version": FORMAT_VERSION, "a": abouts[0], "b": abouts[1], "seed": choice.seed, "sets": sets}
+    found = {"format_version": FORMAT_VERSION, "a": abouts[0], "b": abouts[1], "seed": choice.seed, "sets": sets}
+    return {**found, "notes": notes(found)}
 
 
 def compared(
@@ -53,4 +58,33 @@ def compared(
     for (name, kind), items in a.items():
         if (name, kind) in b:
             found.setdefault(name, {})[kind] = compare(items, b[name, kind], seed)
+    return found
+
+
+def names_of(comparison: Mapping[str, Any]) -> tuple[str, str]:
+    """Of the two, for a table: their runs, and where those are the same their checkpoints too."""
+    a, b = comparison["a"], comparison["b"]
+    if a["run"] != b["run"]:
+        return a["run"], b["run"]
+    return f"{a['run']} {a['checkpoint']}", f"{b['run']} {b['checkpoint']}"
+
+
+def notes(comparison: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of either, and of what could not be compared, as sentences."""
+    a, b = names_of(comparison)
+    of_a, of_b = comparison["a"]["notes"], comparison["b"]["notes"]
+    found = [note for note in of_a if note in of_b]
+    found += [
+        f"{name}: {note}"
+        for name, own, other in ((a, of_a, of_b), (b, of_b, of_a))
+        for note in own
+        if note not in other
+    ]
+    for name, kinds in comparison["sets"].items():
+        for kind, each in kinds.items():
+            if each["only_a"] or each["only_b"]:
+                found.append(
+                    f"{name}, {kind}: {each['items']:,} items are compared, which both have; {each['only_a']:,} that only {a} "
+                    f"has and {each['only_b']:,} that only {b} has are left out: phrases that one reads and the other cuts off."
+                )
     return found

@@ -22,13 +22,12 @@ from bitgen.evaluation.recall import LEAST
 from bitgen.evaluation.tables import mean
 from bitgen.model.bitgen import BitGen
 from bitgen.progress import progress
-from bitgen.training.checkpoint import find, load_model
 from bitgen.training.config import TrainConfig
-from pipeline.coverage import NOT_COVERED, SAME_LISTS, account, coverage, list_of, notes_on, trained
+from pipeline.coverage import NOT_COVERED, SAME_LISTS, notes_on
 from pipeline.measuring import SCORED, Asked, Beside, Task, measure, split_tasks, tasks_of
 from pipeline.official import Official
-from pipeline.roots import open_root
-from pipeline.sets import ResultsError, Sets, Split, changed, check_holdout, lineage, open_sets
+from pipeline.ready import Choice, Ready, prepare
+from pipeline.sets import Split
 from pipeline.wholes import batches, spaced
 from shards.index import ShardIndex
 
@@ -39,28 +38,6 @@ FIT_CAPTIONS = 20_000
 """Training texts that the constant caption is found in, at most."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What to evaluate, and how."""
-
-    tasks: tuple[Task, ...] = ("retrieval", "grounding")
-    splits: tuple[Split, ...] = ("train", "heldout")
-    batch: int = 64
-    """Images at a time."""
-    train_limit: int = 5000
-    """Images of each training set, evenly spaced; held-out sets are always taken whole."""
-    allow_other_holdout: bool = False
-    seed: int = 0
-    """Of the shuffled texts and captions, of what the memory is asked, and of the intervals."""
-    rerank: int = 0
-    """How many of the first to order anew by the matching head; 0: none."""
-    caption_tokens: int = 24
-    """Of a caption, at most."""
-    beams: int = 1
-    java: bool = True
-    """Whether METEOR and SPICE are tried."""
-
-
 def evaluate_checkpoint(
     checkpoint: str,
     root: str | Path | None,
@@ -68,38 +45,14 @@ def evaluate_checkpoint(
     official: Official | None = None,
     beside: Beside | None = None,
 ) -> dict[str, Any]:
-    """Everything that `results.json` holds.
+    """Everything that `results.json` holds. Arguments and errors: `prepare`; beside: gets what stands beside the figures."""
+    return evaluate(prepare(checkpoint, root, choice, official), choice, beside or Beside())
 
-    Args:
-        checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
-        root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
-        official: sets to evaluate in place of everything under eval/.
-        beside: gets what stands beside the figures.
 
-    Raises `ResultsError` where no set fits, or one is not covered by the checkpoint's hold-out lists
-    (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
-    as published; also what loading and reading raise.
-    """
-    folder = find(checkpoint)
-    model, state = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    states, beside = lineage(state), beside or Beside()
-    configs = [each.config for each in states]
-    if choice.rerank and "retrieval" in choice.tasks and not state.config.loss.itm:
-        raise ResultsError(
-            f"expected a checkpoint of a run that trains the matching head to re-rank by, found loss.itm 0 in {checkpoint}"
-        )
-    data = open_root(state.config.data, root)
-    asks_sets = set(choice.tasks) != {"efficiency"}
-    sets = open_sets(configs, data, official) if asks_sets else Sets({}, {}, ())
-    listed = list_of(state.holdout_sha256, folder, data.folder)
-    gaps = changed(states, sets.train)
-    if checkpoint.startswith("hf://"):  # whose datasets may have the names of those here
-        gaps.append("what a published model was trained on is not here")
-    known = trained(state.holdout_sha256, configs, sets.train, sets.missing, gaps)
-    covers = coverage(sets.heldout, known, listed)
-    others = check_holdout(sets, state, covers, choice.allow_other_holdout)
-    asked = sets.heldout if "heldout" in choice.splits else {}
-    accounts = {name: account(index, covers[name]) for name, index in asked.items()}
+def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
+    """Everything that `results.json` holds. Raises `CountError` where not all texts of a set were measured, and what reading
+    raises."""
+    folder, model, state, sets = ready.folder, ready.model, ready.state, ready.sets
     seen = sets.train_photographs()
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -107,14 +60,14 @@ def evaluate_checkpoint(
         "checkpoint": folder.name,
         "phase": state.config.phase,
         "step": state.step,
-        "lineage": [f"{config.run.name} ({config.phase})" for config in configs],
+        "lineage": [f"{config.run.name} ({config.phase})" for config in ready.configs],
         "parameters": sum(p.numel() for p in model.parameters()),
         "holdout_sha256": state.holdout_sha256,
-        "other_holdout": others,
+        "other_holdout": ready.others,
         "seed": choice.seed,
         "train_photographs": len(seen),
         "missing_training_sets": list(sets.missing),
-        "absent_sets": dict(official.absent) if official else {},
+        "absent_sets": ready.absent,
     }
     fitted = Fitted(
         train_targets(sets.train) if "grounding" in choice.tasks else None,
@@ -128,13 +81,8 @@ def evaluate_checkpoint(
         beside.figures[""] = efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
-        entry.update(accounts[name])
-    if asks_sets and not any(results[split]["datasets"] for split in choice.splits):
-        raise ResultsError(
-            f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
-            f"{sorted(sets.train)} and {sorted(sets.heldout)}"
-        )
-    results["notes"] = notes(results, configs)
+        entry.update(ready.accounts[name])
+    results["notes"] = notes(results, ready.configs)
     return results
 
 

@@ -15,6 +15,9 @@ MOST_LABELS = 14
 _TOP, _BOTTOM, _CHARACTER_PX, _VALUE_PX = 6, 22, 6.4, 54
 _NAMES_PX = 250.0
 """The most room that names get."""
+_DOT_PX = 4
+_WIDE_PX = 7.4
+"""Of a character of names that hold more capitals and signs than others."""
 _WRITTEN_PX = 34
 """Cells at least this wide have their value written in them."""
 
@@ -78,6 +81,49 @@ def bar_ranking(
     if mark is not None:
         parts.append(f'<line class="event" x1="{at(mark):.1f}" x2="{at(mark):.1f}" y1="{_TOP - 4}" y2="{base}"/>')
     said = "; ".join(f"{bar.name} {say(bar.value)}" for bar in bars)
+    return _figure(title, small, "".join(parts), base + _BOTTOM, said)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value and the ends of its interval, where it has one."""
+
+    name: str
+    value: float
+    ends: tuple[float, float] | None = None
+
+
+def interval_chart(title: str, spans: Sequence[Span], *, small: str = "", say: Say = number) -> Html:
+    """A `<figure>` of values as dots, each with its interval as a line, beside a line at 0."""
+    if not spans:
+        return Html(f'<figure class="chart"><h4>{text(title)}</h4><p class="muted">no values</p></figure>')
+    left = min(_NAMES_PX, 12 + _WIDE_PX * max(len(span.name) for span in spans))
+    values = [0.0, *(value for span in spans for value in (span.value, *(span.ends or ())))]
+    low, high = min(values), max(values)
+    low, high = (low, high) if high > low else (-1.0, 1.0)
+    scale = (WIDTH - left - _VALUE_PX - 2 * _DOT_PX) / (high - low)
+
+    def at(value: float) -> float:
+        return left + _DOT_PX + (value - low) * scale
+
+    base = _TOP + ROW_PX * len(spans)
+    parts = [
+        f'<line class="grid" x1="{at(x):.1f}" x2="{at(x):.1f}" y1="{_TOP}" y2="{base}"/>'
+        f'<text x="{at(x):.1f}" y="{base + 15}" text-anchor="middle">{text(say(x))}</text>'
+        for x in ticks(low, high, 5)
+    ]
+    parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{_TOP}" y2="{base}"/>')
+    for row, span in enumerate(spans):
+        y = _TOP + (row + 0.5) * ROW_PX
+        if span.ends:
+            first, last = (f"{at(end):.1f},{y:.1f}" for end in span.ends)
+            parts.append(f'<polyline class="s0" points="{first} {last}"/>')
+        parts.append(
+            f'<circle class="s0 dot" cx="{at(span.value):.1f}" cy="{y:.1f}" r="{_DOT_PX}"/>'
+            f'<text x="{left - 7:.1f}" y="{y + 4.3:.1f}" text-anchor="end">{text(span.name)}</text>'
+            f'<text class="mark" x="{WIDTH - 4}" y="{y + 4.3:.1f}" text-anchor="end">{text(say(span.value))}</text>'
+        )
+    said = "; ".join(f"{span.name} {say(span.value)}" for span in spans)
     return _figure(title, small, "".join(parts), base + _BOTTOM, said)
 
 

@@ -3,46 +3,61 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitgen.evaluation.bootstrap import RESAMPLES, other_sign, percentiles, resampled_means, stated
 from bitgen.evaluation.items import Items, ItemsError
 
 
 def compare(a: Items, b: Items, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """What `b` scores beside `a`, by the paired bootstrap: each resample takes the same photographs of both.
+    """What `b` scores beside `a` on the items that both have, by the paired bootstrap: each resample takes the same photographs of
+    both.
 
-    Returns {"items", "bootstrap": as `bootstrap.stated`, "figures": {NAME: {"a", "b", "difference" (b - a), "interval" (of the
-    difference), "p"}}} for the figures that both have. With one photograph there is neither "interval" nor "p". How p is
-    defined: `bootstrap.other_sign`; it is of one figure by itself, so of twenty figures that do not differ one falls below 0.05.
-    Raises `ItemsError` where the items are not the same in the same order, or no figure is.
+    Returns {"items", "only_a", "only_b" (items that one has and the other has not: phrases beyond the token limit of one of them),
+    "bootstrap": as `bootstrap.stated`, "figures": {NAME: {"a", "b", "difference" (b - a), "interval" (of the difference), "p"}}}
+    for the figures that both have. With one photograph there is neither "interval" nor "p". How p is defined:
+    `bootstrap.other_sign`; it is of one figure by itself, so of twenty figures that do not differ one falls below 0.05.
+    Of phrases beyond the token limits, which have no names but numbers, as many are in both as the one with fewer has: what a
+    longer text loses a shorter one has lost, and both miss it. Raises `ItemsError` where no item or no figure is in both, or an
+    item is of another photograph.
     """
-    check_same(a, b)
+    of_a, of_b = common(a, b)
     names = [name for name in a.values if name in b.values]
     if not names:
         raise ItemsError(f"expected a figure that both have, found {list(a.values)} and {list(b.values)}")
-    differences = np.stack([b.values[name] - a.values[name] for name in names], axis=1)
-    settings = stated(a.photographs, seed, resamples)
-    means = zip(names, differences.mean(axis=0).tolist(), strict=True)
-    a_means, b_means = a.means(), b.means()
-    figures: dict[str, dict[str, Any]] = {
-        name: {"a": a_means[name], "b": b_means[name], "difference": difference} for name, difference in means
-    }
+    values = [np.stack([each.values[name][rows] for name in names], axis=1) for each, rows in ((a, of_a), (b, of_b))]
+    differences, photographs = values[1] - values[0], a.photographs[of_a]
+    settings = stated(photographs, seed, resamples)
+    means = zip(names, *(each.mean(axis=0).tolist() for each in (*values, differences)), strict=True)
+    figures: dict[str, dict[str, Any]] = {name: {"a": x, "b": y, "difference": more} for name, x, y, more in means}
     if settings["photographs"] > 1:
-        draws = resampled_means(differences, a.photographs, seed, resamples)
+        draws = resampled_means(differences, photographs, seed, resamples)
         ends, p = percentiles(draws).tolist(), other_sign(draws).tolist()
         for number, found in enumerate(figures.values()):
             found |= {"interval": ends[number], "p": p[number]}
-    return {"items": len(a.keys), "bootstrap": settings, "figures": figures}
+    only = {"only_a": len(a.keys) - len(of_a), "only_b": len(b.keys) - len(of_b)}
+    return {"items": len(of_a), **only, "bootstrap": settings, "figures": figures}
 
 
-def check_same(a: Items, b: Items) -> None:
-    """Raises `ItemsError` unless both hold the same items of the same photographs in the same order."""
-    if len(a.keys) != len(b.keys):
-        raise ItemsError(f"expected the same items of both checkpoints, found {len(a.keys):,} and {len(b.keys):,}")
-    pairs = zip(a.keys, b.keys, a.photographs.tolist(), b.photographs.tolist(), strict=True)
-    for number, (key, other, photograph, another) in enumerate(pairs):
-        if key != other or photograph != another:
+def common(a: Items, b: Items) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the items that both have, in `a` (ascending) and in `b`.
+
+    Raises `ItemsError` where there is none, where one has an item twice, or where an item is of another photograph.
+    """
+    row_in_b = {key: row for row, key in enumerate(b.keys)}
+    for each, known in ((a, len(set(a.keys))), (b, len(row_in_b))):
+        if known < len(each.keys):
+            raise ItemsError(f"expected every item once, found {len(each.keys):,} of {known:,} names")
+    pairs = [(row, row_in_b[key]) for row, key in enumerate(a.keys) if key in row_in_b]
+    if not pairs:
+        raise ItemsError(
+            f"expected items that both checkpoints have, found none: {a.keys[0]} and {b.keys[0]}, among others"
+        )
+    for row, other in pairs:
+        if a.photographs[row] != b.photographs[other]:
             raise ItemsError(
-                f"expected the same items of both checkpoints, found {key} of photograph {photograph} and {other} of {another} "
-                f"as item {number:,}"
+                f"expected the same photographs of both checkpoints, found {a.keys[row]} of {a.photographs[row]} and "
+                f"of {b.photographs[other]}"
             )
+    rows = np.array(pairs, dtype=np.int64)
+    return rows[:, 0], rows[:, 1]

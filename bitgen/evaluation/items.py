@@ -3,6 +3,7 @@
 Axis: P items.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class Items:
     """Values of items in the order in which they were measured."""
 
     keys: tuple[str, ...]
-    """[P] what an item is, the same for every checkpoint: `coco-000000391895.2` (third text), `....2.0` (its first phrase)."""
+    """[P] what an item is, the same for every checkpoint: `coco-000000391895.2` (third text), `....2.5` (its phrase from token 5
+    on)."""
     photographs: NDArray[np.int64]
     """[P] `bitgen.record.image_id` of its photograph; negative numbers from -1 down where that is not known."""
     values: dict[str, NDArray[np.float64]]
@@ -58,10 +60,16 @@ def text_keys(batch: Batch) -> list[str]:
 
 
 def phrase_keys(batch: Batch) -> list[str]:
-    """[P] of every phrase: its text's key, and its number among the text's phrases."""
-    texts = text_keys(batch)
-    rows = zip(batch.phrase_text.tolist(), batch.phrase_slot.tolist(), strict=True)
-    return [f"{texts[row]}.{slot}" for row, slot in rows]
+    """[P] of every phrase: its text's key, and the token that it begins with; of several that begin there, the second has a `.1`.
+
+    No number among the text's phrases: that is another where a text is cut before one of them.
+    """
+    texts, found, times = text_keys(batch), list[str](), Counter[str]()
+    for row, start in zip(batch.phrase_text.tolist(), batch.phrase_tokens[:, 0].tolist(), strict=True):
+        key = f"{texts[row]}.{start}"
+        found.append(f"{key}.{times[key]}" if times[key] else key)
+        times[key] += 1
+    return found
 
 
 def write_items(path: Path, items: Items) -> None:

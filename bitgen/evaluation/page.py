@@ -142,4 +142,4 @@ def share(value: float) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell in ("", "–") or (cell[0] in "0123456789-" and cell[-1] in "0123456789%B")
+    return cell in ("", "–") or (cell[0] in "0123456789+-" and cell[-1] in "0123456789%B")

@@ -29,6 +29,8 @@ FIGURES = {
     "giou50": "GIoU ≥ 0.5",
     "any_box_acc50": "any box",
     "pointing": "pointing",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
 }
 """What items are measured by (`bitgen.evaluation.items`), in words; others stand under their own names."""
 _RECALLS = ("r1", "r5", "r10")
@@ -129,18 +131,25 @@ def comparison_table(comparisons: Mapping[str, Mapping[str, Mapping[str, Any]]],
     """Two checkpoints by the names `a` and `b`: figures in percent, their differences in percentage points.
 
     Args:
-        comparisons: by set and by kind of items (`t2i`, `i2t`, `grounding`), what `compare.compare` returns.
+        comparisons: by set and by kind of items (`t2i`, `i2t`, `grounding`, `captioning`), what `compare.compare` returns.
     """
     rows: list[tuple[str, ...]] = []
+    lacks = [
+        name
+        for name in ("only_a", "only_b")
+        if any(each.get(name) for kinds in comparisons.values() for each in kinds.values())
+    ]
     for label, kinds in comparisons.items():
         for kind, compared in kinds.items():
+            counts = [f"{compared.get(name, 0):,}" for name in ("items", *lacks)]
             place = f"{label} {DIRECTIONS[kind]}" if kind in DIRECTIONS else label
             for name, found in compared["figures"].items():
                 low, high = (f"{100 * end:+.1f}" for end in found["interval"]) if "interval" in found else ("", "")
                 figures = f"{100 * found['a']:.1f}", f"{100 * found['b']:.1f}", f"{100 * found['difference']:+.1f}"
                 p = f"{found['p']:.3f}" if "p" in found else ""
-                rows.append((f"{place}: {FIGURES.get(name, name)}", f"{compared['items']:,}", *figures, low, high, p))
-    header = ("comparison, %", "items", a, b, "difference", f"{PERCENT}% from", "to", "p")
+                rows.append((f"{place}: {FIGURES.get(name, name)}", *counts, *figures, low, high, p))
+    others = [{"only_a": f"only {a}", "only_b": f"only {b}"}[name] for name in lacks]
+    header = ("comparison, %", "items", *others, a, b, "difference", f"{PERCENT}% from", "to", "p")
     return Table(header, tuple(rows), ())
 
 

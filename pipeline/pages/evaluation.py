@@ -57,9 +57,7 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
 
     The page goes first and comes last: where it is, the rest is whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (folder / PAGE, *folder.glob("*.png"), *folder.glob("*.parquet")):
-        path.unlink(missing_ok=True)
+    clear(folder)
     for name, figures in beside.figures.items():
         for kind, figure in figures.items():
             _write(folder / f"{file_name(name)}-{kind}.png".removeprefix("-"), png(figure))
@@ -69,6 +67,13 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
         with replacing(folder / f"{file_name(name)}-{kind}.parquet") as path:
             write_items(path, items)
     write_text(folder / PAGE, page(results, beside))
+
+
+def clear(folder: Path) -> None:
+    """An empty folder, but for what is not of an earlier page's kinds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder / PAGE, *folder.glob("*.png"), *folder.glob("*.parquet")):
+        path.unlink(missing_ok=True)
 
 
 def page(results: Mapping[str, Any], beside: Beside) -> str:

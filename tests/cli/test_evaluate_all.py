@@ -125,29 +125,6 @@ def test_captions_have_intervals(results: dict[str, Any]):
         assert low <= found[name] <= high
 
 
-def test_a_checkpoint_beside_itself_differs_in_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    out = tmp_path / "comparison.json"
-    assert (
-        main(["--compare", str(run), str(run), "--task", "retrieval", "captioning", "--no-java", "--out", str(out)])
-        == 0
-    )
-    sets = json.loads(out.read_text())["sets"]
-    assert {name: set(kinds) for name, kinds in sets.items()} == {
-        name: {"t2i", "i2t", "captioning"} for name in ("eval/drawn-captions", "eval/more")
-    }
-    figures = [figure for kinds in sets.values() for kind in kinds.values() for figure in kind["figures"].values()]
-    assert {(figure["difference"], figure["p"], *figure["interval"]) for figure in figures} == {(0.0, 1.0, 0.0, 0.0)}
-    assert "eval/more text→image: R@1" in capsys.readouterr().out
-
-
-def test_a_comparison_goes_beside_the_second(run: Path, tmp_path: Path):
-    other = write_run(run_config(run.parent.parent / "data", tmp_path / "runs", "other"))
-    assert main(["--compare", str(run), str(other), "--task", "grounding"]) == 0
-    found = json.loads((other / "comparison.json").read_text())
-    assert (found["a"]["run"], found["b"]["run"]) == ("tiny", "other")
-    assert list(found["sets"]) == ["eval/drawn-phrases"]
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

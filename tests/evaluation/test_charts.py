@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bitgen.evaluation.charts import Bar, bar_ranking, matrix_chart
+from bitgen.evaluation.charts import Bar, Span, bar_ranking, interval_chart, matrix_chart
 
 
 def _svg(figure: str) -> ElementTree.Element:
@@ -52,3 +52,14 @@ def test_many_columns_have_few_labels() -> None:
     svg = _svg(matrix_chart("t", [[0.5] * 64], ["r"], [f"c{n}" for n in range(64)]))
     labels = [label.text for label in svg.findall("text")]
     assert labels == ["r", *(f"c{n}" for n in range(0, 64, 5))]
+
+
+def test_values_and_ends_lie_where_they_are_on_one_axis() -> None:
+    svg = _svg(interval_chart("t", [Span("a", 2.0, (1.0, 4.0)), Span("<b>", -1.0)], say=str))
+    zero = float(svg.findall("line[@class='axis']")[0].get("x1", ""))
+    first, second = (float(dot.get("cx", "")) - zero for dot in svg.findall("circle"))
+    assert second == pytest.approx(-first / 2, abs=0.2)
+    (line,) = svg.findall("polyline")
+    low, high = (float(point.split(",")[0]) - zero for point in line.get("points", "").split())
+    assert (low, high) == (pytest.approx(first / 2, abs=0.2), pytest.approx(2 * first, abs=0.2))
+    assert [name.text for name in svg.findall("text[@class='mark']")] == ["2.0", "-1.0"]

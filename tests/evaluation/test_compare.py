@@ -83,17 +83,33 @@ def test_no_figure_in_common_is_refused():
         compare(items(noise(0)), items(noise(0), name="r1"))
 
 
-def test_another_number_of_items_is_refused():
-    with pytest.raises(ItemsError, match="expected the same items of both checkpoints, found 60 and 59"):
-        compare(items(noise(0)), items(noise(0)[:59], PHOTOGRAPHS[:59]))
+def test_items_that_one_lacks_are_left_out_and_counted():
+    a, b = noise(0), noise(1)
+    found = compare(items(a), items(b[:45], PHOTOGRAPHS[:45]))
+    assert (found["items"], found["only_a"], found["only_b"]) == (45, 15, 0)
+    assert found["figures"] == compare(items(a[:45], PHOTOGRAPHS[:45]), items(b[:45], PHOTOGRAPHS[:45]))["figures"]
+    other = compare(items(b[:45], PHOTOGRAPHS[:45]), items(a))
+    assert (other["items"], other["only_a"], other["only_b"]) == (45, 0, 15)
 
 
-def test_another_item_is_refused_by_name():
-    other = replace(items(noise(0)), keys=(*(f"coco-{number}" for number in range(59)), "coco-77"))
-    with pytest.raises(ItemsError, match="found coco-59 of photograph 19 and coco-77 of 19 as item 59"):
+def test_items_are_paired_by_name_in_whatever_order():
+    a, b, order = items(noise(0)), items(noise(1)), np.random.default_rng(2).permutation(60)
+    turned = Items(tuple(b.keys[row] for row in order), b.photographs[order], {"acc50": b.values["acc50"][order]})
+    assert compare(a, turned) == compare(a, b)
+
+
+def test_an_item_that_is_there_twice_is_refused():
+    twice = replace(items(noise(0)), keys=("coco-1", *(f"coco-{number}" for number in range(1, 60))))
+    with pytest.raises(ItemsError, match="expected every item once, found 60 of 59 names"):
+        compare(items(noise(0)), twice)
+
+
+def test_no_item_in_common_is_refused():
+    other = replace(items(noise(0)), keys=tuple(f"vg-{number}" for number in range(60)))
+    with pytest.raises(ItemsError, match="found none: coco-0 and vg-0, among others"):
         compare(items(noise(0)), other)
 
 
 def test_another_photograph_is_refused():
-    with pytest.raises(ItemsError, match="found coco-0 of photograph 0 and coco-0 of 1 as item 0"):
+    with pytest.raises(ItemsError, match="found coco-0 of 0 and of 1"):
         compare(items(noise(0)), items(noise(0), PHOTOGRAPHS + 1))

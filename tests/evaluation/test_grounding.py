@@ -175,7 +175,7 @@ def test_every_phrase_can_be_had_by_name_and_photograph():
     items: dict[str, Items] = {}
     batches = [fakes.fake_batch(1, texts=2, phrases=1, seed=1), fakes.fake_batch(1, texts=1, seed=2, position=3)]
     found = evaluate_grounding(fakes.model().eval(), batches, items=items)
-    assert items["grounding"].keys == ("fake-0.0.0", "fake-0.1.0", "fake-3.0.0", "fake-3.0.1")
+    assert items["grounding"].keys == ("fake-0.0.1", "fake-0.1.1", "fake-3.0.1", "fake-3.0.2")
     assert items["grounding"].photographs.tolist() == [1000, 1000, 1003, 1003]
     assert items["grounding"].means() == {name: found[name] for name in items["grounding"].values}
 
@@ -184,14 +184,14 @@ def test_a_phrase_beyond_the_token_limit_is_among_the_items():
     items: dict[str, Items] = {}
     batch = replace(fakes.fake_batch(1, texts=1, phrases=1), dropped={"span_truncated": 2})
     evaluate_grounding(fakes.model().eval(), [batch], items=items)
-    assert items["grounding"].keys == ("fake-0.0.0", "truncated.0", "truncated.1")
+    assert items["grounding"].keys == ("fake-0.0.1", "truncated.0", "truncated.1")
     assert items["grounding"].values["mean_iou"][1:].tolist() == [0.0, 0.0]
 
 
 def test_targets_know_their_photographs():
     found = targets_of(fakes.fake_batch(2, texts=1, phrases=2, position=4))
     assert found.photographs.tolist() == [1004, 1004, 1005, 1005]
-    assert found.keys == ("fake-4.0.0", "fake-4.0.1", "fake-5.0.0", "fake-5.0.1")
+    assert found.keys == ("fake-4.0.1", "fake-4.0.2", "fake-5.0.1", "fake-5.0.2")
 
 
 def test_of_one_resample_both_ends_are_its_mean_for_the_model_and_every_control():

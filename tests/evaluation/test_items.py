@@ -1,12 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from bitgen.batch import whole
 from bitgen.evaluation.items import Items, ItemsError, phrase_keys, read_items, text_keys, write_items
+from bitgen.record import Phrase, Text
+from bitgen.tokens import shared_tokenizer
 from tests import fakes
+from tests.runs import LEFT, RIGHT, photo, sample
 
 ITEMS = Items(
     keys=("coco-1.0", "coco-1.1", "coco-2.0"),
@@ -34,9 +40,25 @@ def test_a_text_is_named_by_its_image_and_its_number():
     assert text_keys(fakes.fake_batch(2, texts=2, position=5)) == ["fake-5.0", "fake-5.1", "fake-6.0", "fake-6.1"]
 
 
-def test_a_phrase_is_named_by_its_text_and_its_number():
-    found = phrase_keys(fakes.fake_batch(2, texts=2, phrases=2))
-    assert found == [f"fake-{image}.{text}.{phrase}" for image in (0, 1) for text in (0, 1) for phrase in (0, 1)]
+def test_a_phrase_is_named_by_its_text_and_its_first_token():
+    batch = fakes.fake_batch(1, texts=2, phrases=2)
+    spans = torch.tensor([[4, 6], [2, 3], [2, 5], [2, 3]])
+    assert phrase_keys(replace(batch, phrase_tokens=spans)) == [
+        "fake-0.0.4",
+        "fake-0.0.2",
+        "fake-0.1.2",
+        "fake-0.1.2.1",
+    ]
+
+
+def test_a_phrase_keeps_its_name_where_another_of_its_text_is_cut_off():
+    # The second sentence names what comes last first.
+    words = "a dog and a cat and a cow"
+    phrases = (Phrase(20, 25, (LEFT,)), Phrase(0, 5, (LEFT,)), Phrase(10, 15, (RIGHT,)))
+    item = (0, sample(1, (Text(words, phrases),)), photo(1))
+    long, short = (phrase_keys(whole([item], 28, shared_tokenizer(), max_tokens=most)) for most in (32, 8))
+    assert long == ["drawn-1.0.7", "drawn-1.0.1", "drawn-1.0.4"]
+    assert short == ["drawn-1.0.1", "drawn-1.0.4"]
 
 
 def test_a_value_too_few_is_refused():

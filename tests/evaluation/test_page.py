@@ -58,6 +58,7 @@ def test_control_characters_are_shown_and_not_sent():
 def test_columns_of_numbers_are_aligned_to_the_right():
     found = table(("name", "count"), [("a", "1,000"), ("b", "–")])
     assert '<td>a</td><td class="number">1,000</td>' in found
+    assert '<td class="number">+2.5</td>' in table(("difference",), [("+2.5",), ("-0.5",)])
 
 
 def test_a_column_with_a_word_is_not():

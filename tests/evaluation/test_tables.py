@@ -188,3 +188,14 @@ def test_a_difference_on_one_photograph_is_shown_without_an_interval():
     acc50 = {"a": 0.0, "b": 1.0, "difference": 1.0}
     row = comparison_table({"eval/a": {"grounding": compared(acc50=acc50)}}).rows[0]
     assert row[2:] == ("0.0", "100.0", "+100.0", "", "", "")
+
+
+def test_items_that_one_has_not_have_a_column_where_there_are_some():
+    acc50 = {"a": 0.0, "b": 1.0, "difference": 1.0}
+    kinds = {
+        "grounding": {**compared(acc50=acc50), "only_a": 0, "only_b": 1200},
+        "t2i": {**compared(r1=acc50), "only_b": 0},
+    }
+    found = comparison_table({"eval/a": kinds}, "fine", "joint")
+    assert found.header[:4] == ("comparison, %", "items", "only joint", "fine")
+    assert [row[1:3] for row in found.rows] == [("1,500", "1,200"), ("1,500", "0")]
