@@ -16,6 +16,7 @@ from bitgen.evaluation.breakdown import check_measured
 from bitgen.evaluation.captioning import constant_caption
 from bitgen.evaluation.efficiency import evaluate_efficiency
 from bitgen.evaluation.efficiency_figures import efficiency_figures
+from bitgen.evaluation.finite import NotFiniteError, named, without_nonfinite
 from bitgen.evaluation.grounding import FIT_TARGETS
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.recall import LEAST
@@ -82,6 +83,8 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
         entry.update(ready.accounts[name])
+    results, places = without_nonfinite(results)
+    results["not_finite"] = places
     results["notes"] = notes(results, ready.configs)
     return results
 
@@ -89,6 +92,8 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
 def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[str]:
     """What a reader must know before believing the figures, as sentences; `configs` as `lineage` gives them."""
     found = []
+    if places := results.get("not_finite"):
+        found.append(f"Not finite, and null in the results: {named(places)}.")
     trained = results["train_photographs"]
     if trained and trained < TINY_IMAGES:
         found.append(size_warning(trained))
@@ -106,6 +111,14 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
         for name, entry in results.get(split, {}).get("datasets", {}).items():
             if why := entry.get("not_asked"):
                 found.append(f"{name}: {why}.")
+            for task, why in entry.get("not_measured", {}).items():
+                found.append(f"{name}: {task} was not measured: {why}.")
+            if wrong := entry.get("retrieval", {}).get("not_finite"):
+                found.append(
+                    f"{name}: {wrong:,} images and texts have embeddings that are not finite; they are found last."
+                )
+            if wrong := entry.get("grounding", {}).get("not_finite"):
+                found.append(f"{name}: {wrong:,} predictions of boxes are not finite; each counts as a miss.")
             if truncated := entry.get("grounding", {}).get("truncated"):
                 found.append(f"{name}: {truncated:,} phrases lie beyond the token limit; each counts as a miss.")
     return found
@@ -130,6 +143,8 @@ def evaluate_split(
     beside: Beside,
 ) -> dict[str, Any]:
     """{"datasets": {NAME: {task: figures, "samples", "evaluated"}}, task: their mean over sets}.
+
+    A task that has no figures because what the model gives are no numbers is under "not_measured", with the reason.
 
     Held-out sets also say how many of their photographs were trained on, "seen_in_training": that must be 0.
     """
@@ -166,7 +181,10 @@ def evaluate_split(
                     fitted.targets,
                     fitted.caption,
                 )
-                entry[task] = measure(task, model, asked, beside)
+                try:
+                    entry[task] = measure(task, model, asked, beside)
+                except NotFiniteError as error:
+                    entry.setdefault("not_measured", {})[task] = str(error)
             datasets[name] = entry
     figures = {task: [entry[task] for entry in datasets.values() if task in entry] for task in SCORED}
     return {**{task: mean(found) for task, found in figures.items() if found}, "datasets": datasets}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitgen.evaluation.attention import Looked
 from bitgen.evaluation.charts import matrix_chart
-from bitgen.evaluation.page import Html, join, share, text
+from bitgen.evaluation.page import Html, figure, join, share, text
 from bitgen.evaluation.pictures import WHITE, Outline, framed, heat_uri, photo_uri, picture, tensor_uri
 
 _SEEN_PX, _MAP_PX = 300, 132
@@ -52,7 +52,7 @@ def _card(looked: Looked) -> Html:
         maps = [
             framed(
                 picture(small, side, side, outlines, says=f"{way}, head {head}", shown_px=_MAP_PX, heat=_tint(one)),
-                f"head {head}, at most {one.max().item():.2f}",
+                f"head {head}, at most {figure(one.max().item(), '.2f')}",
             )
             for head, one in enumerate(weights)
         ]
@@ -82,7 +82,7 @@ def attention_png(looked: Looked) -> bytes:
         pen.text((_GAP_PX, y), way, fill="black", font=font)
         for head, one in enumerate(weights):
             x = _GAP_PX + (head + 1) * step
-            pen.text((x, y), f"head {head}, at most {one.max().item():.2f}", fill="black", font=font)
+            pen.text((x, y), f"head {head}, at most {figure(one.max().item(), '.2f')}", fill="black", font=font)
             paper.paste(_drawn(looked, one), (x, y + _LINE_PX))
     file = BytesIO()
     paper.save(file, "PNG", optimize=True)
@@ -95,6 +95,7 @@ def _drawn(looked: Looked, weights: Tensor | None) -> Image.Image:
     shown = Image.fromarray(looked.image.permute(1, 2, 0).contiguous().numpy()).resize(size)
     if weights is not None:
         side = isqrt(len(weights))
+        weights = weights.nan_to_num(0.0)
         opacity = (185 * weights / weights.max().clamp(min=1e-12)).reshape(side, side).round().to(torch.uint8)
         mask = Image.fromarray(opacity.numpy()).resize(size, Image.Resampling.BILINEAR)
         shown = Image.composite(Image.new("RGB", size, _RED), shown.convert("L").convert("RGB"), mask)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from bitgen.evaluation.page import Html, text
 from bitgen.evaluation.plots import number, ticks
@@ -43,7 +44,8 @@ def bar_ranking(
     say: Say = number,
     most: float | None = None,
 ) -> Html:
-    """A `<figure>` of horizontal bars from 0, in the order given; values below 0 go to the left.
+    """A `<figure>` of horizontal bars from 0, in the order given; values below 0 go to the left, and of those that are not finite
+    it says so.
 
     Args:
         small: stands beside the title.
@@ -53,8 +55,8 @@ def bar_ranking(
     if not bars:
         return Html(f'<figure class="chart"><h4>{text(title)}</h4><p class="muted">no values</p></figure>')
     left = min(_NAMES_PX, 12 + _CHARACTER_PX * max(len(bar.name) for bar in bars))
-    values = [bar.value for bar in bars]
-    low, high = min(0.0, *values), max([0.0, most or 0.0, *values])
+    values = [bar.value for bar in bars if isfinite(bar.value)]
+    low, high = min([0.0, *values]), max([0.0, most or 0.0, *values])
     high = high if high > low else low + 1
     shift = _VALUE_PX if low < 0 else 0  # room for the value of a bar that goes to the left
     scale = (WIDTH - left - shift - _VALUE_PX) / (high - low)
@@ -69,18 +71,23 @@ def bar_ranking(
         for x in ticks(low, high, 5)
     ]
     for row, bar in enumerate(bars):
-        y, end = _TOP + row * ROW_PX, at(bar.value)
-        beside, anchor = (end + 5, "start") if bar.value >= 0 else (end - 5, "end")
+        y, end = _TOP + row * ROW_PX, at(bar.value if isfinite(bar.value) else 0)
+        beside, anchor = (end - 5, "end") if bar.value < 0 else (end + 5, "start")
+        words = say(bar.value) if isfinite(bar.value) else "not finite"
+        if isfinite(bar.value):
+            parts.append(
+                f'<rect class="s{bar.colour} bar" x="{min(end, at(0)):.1f}" y="{y + 3}" '
+                f'width="{max(abs(end - at(0)), 0.6):.1f}" height="{ROW_PX - 6}">'
+                f"<title>{text(bar.note or bar.name)}: {text(words)}</title></rect>"
+            )
         parts.append(
-            f'<rect class="s{bar.colour} bar" x="{min(end, at(0)):.1f}" y="{y + 3}" width="{max(abs(end - at(0)), 0.6):.1f}" '
-            f'height="{ROW_PX - 6}"><title>{text(bar.note or bar.name)}: {text(say(bar.value))}</title></rect>'
             f'<text x="{left - 7:.1f}" y="{y + 13.5:.1f}" text-anchor="end">{text(bar.name)}</text>'
-            f'<text class="mark" x="{beside:.1f}" y="{y + 13.5:.1f}" text-anchor="{anchor}">{text(say(bar.value))}</text>'
+            f'<text class="mark" x="{beside:.1f}" y="{y + 13.5:.1f}" text-anchor="{anchor}">{text(words)}</text>'
         )
     parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{_TOP}" y2="{base}"/>')
     if mark is not None:
         parts.append(f'<line class="event" x1="{at(mark):.1f}" x2="{at(mark):.1f}" y1="{_TOP - 4}" y2="{base}"/>')
-    said = "; ".join(f"{bar.name} {say(bar.value)}" for bar in bars)
+    said = "; ".join(f"{bar.name} {say(bar.value) if isfinite(bar.value) else 'not finite'}" for bar in bars)
     return _figure(title, small, "".join(parts), base + _BOTTOM, said)
 
 
@@ -140,11 +147,15 @@ def matrix_chart(
 ) -> Html:
     """A `<figure>` of cells, the darker the farther from 0: the first colour above 0, the second below; None is left white.
 
+    So are values that are not finite, which are counted beside the title.
+
     Args:
         values: a line for each of `rows`, with a value for each of `columns`.
         most: the value that is darkest; by default the greatest.
     """
-    known = [abs(value) for line in values for value in line if value is not None]
+    known = [abs(value) for line in values for value in line if value is not None and isfinite(value)]
+    wrong = sum(value is not None for line in values for value in line) - len(known)
+    small = f"{small or 'cells left white'}; {wrong} not finite" if wrong else small
     darkest = most or max(known, default=0.0) or 1.0
     left = min(_NAMES_PX, 12 + _CHARACTER_PX * max((len(name) for name in rows), default=0))
     wide = (WIDTH - left - 8) / max(1, len(columns))
@@ -157,7 +168,7 @@ def matrix_chart(
             parts.append(f'<text x="{left - 7:.1f}" y="{y + high / 2 + 4.3:.1f}" text-anchor="end">{text(name)}</text>')
         for column, value in enumerate(line):
             x = left + column * wide
-            if value is None:
+            if value is None or not isfinite(value):
                 continue
             shade = 0.8 * min(1.0, abs(value) / darkest)
             parts.append(

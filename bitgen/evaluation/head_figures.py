@@ -1,10 +1,11 @@
 """What `evaluate_heads` found, as figures by name."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from bitgen.evaluation.charts import Bar, bar_ranking, matrix_chart
-from bitgen.evaluation.page import Html, count, share
+from bitgen.evaluation.page import Html, count, figure, share
 
 MOST = 20
 """Heads of a ranking."""
@@ -18,7 +19,7 @@ def head_figures(found: Mapping[str, Any]) -> dict[str, Html]:
     bars = [
         Bar(f"{each['way']}, head {each['head']}: {most}", each["importance"], losses.index(most))
         for each in found["heads"][:MOST]
-        if (most := _hit(found, each))
+        if isfinite(each["importance"]) and (most := _hit(found, each))
     ]
     title = f"The {len(bars)} heads without which a loss rises most"
     return figures | {"heads-ranking": bar_ranking(title, bars, small="percent of that loss", say=share)}
@@ -36,9 +37,9 @@ def _matrix(found: Mapping[str, Any], loss: str) -> Html:
     heads = 1 + max(head for _, head in rises)
     lines = [[*(rises.get((way, head)) for head in range(heads)), found["ways"][way][loss]] for way in ways]
     many = f"{count(found['counts'][loss])} {_COUNTED[loss]}"
-    title = f"Rise of {loss} from {found['base'][loss]:.3f} without a head"
+    title = f"Rise of {loss} from {figure(found['base'][loss], '.3f')} without a head"
     columns = [*(f"head {head}" for head in range(heads)), "all"]
-    darkest = max((abs(value) for value in rises.values()), default=0.0)
+    darkest = max((abs(value) for value in rises.values() if isfinite(value)), default=0.0)
     return matrix_chart(
         title, lines, ways, columns, small=f"of {many}", say=lambda v: f"{v:+.3f}", most=darkest or None
     )

@@ -10,6 +10,7 @@ those before them alike.
 Axes: B images, H heads, C channels of a head.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,7 +95,8 @@ def evaluate_heads(model: BitGen, batches: Iterable[Batch], most: int = IMAGES) 
     Returns {"base": {loss: mean}, "counts": {"contrast": images, "caption": tokens, "grounding": phrases}, "batches",
     "heads": [{"way", "head" (from 0), "rise": {loss: its rise}, "error": {loss: the standard error over batches, absent with one
     batch}, "importance"}], the most important first, "ways": {way: {loss: its rise without all heads}}}, where `importance` is the
-    greatest of a head's rises, each over its loss. Raises `ValueError` without a batch.
+    greatest of a head's rises, each over its loss; NaN, and last, where one of them is not finite. Raises `ValueError` without a
+    batch.
     """
     base: dict[str, list[tuple[float, int]]] = {}
     without: dict[tuple[str, int | None], dict[str, list[tuple[float, int]]]] = {}
@@ -122,8 +124,10 @@ def evaluate_heads(model: BitGen, batches: Iterable[Batch], most: int = IMAGES) 
         apart = {loss: [a - b for (a, _), (b, _) in zip(masked[loss], base[loss], strict=True)] for loss in masked}
         error = {loss: statistics.stdev(each) / len(each) ** 0.5 for loss, each in apart.items() if len(each) > 1}
         importance = max((value / max(means[loss], 1e-12) for loss, value in rise.items()), default=0.0)
+        if not all(map(math.isfinite, rise.values())):
+            importance = math.nan
         heads.append({"way": name, "head": head, "rise": rise, "error": error, "importance": importance})
-    heads.sort(key=lambda each: -each["importance"])
+    heads.sort(key=lambda each: -each["importance"] if math.isfinite(each["importance"]) else math.inf)
     counts = {loss: sum(count for _, count in values) for loss, values in base.items()}
     return {"base": means, "counts": counts, "batches": max(map(len, base.values())), "heads": heads, "ways": all_of}
 

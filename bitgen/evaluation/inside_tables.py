@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bitgen.evaluation.efficiency_figures import PARTS
-from bitgen.evaluation.page import count, share, size
+from bitgen.evaluation.page import count, figure, share, size
 from bitgen.evaluation.tables import Table
 
 Sets = Sequence[tuple[str, Mapping[str, Any]]]
@@ -68,7 +68,7 @@ def attention_table(sets: Sets) -> Table:
     rows, lesser = [], []
     for label, found in sets:
         for way, figures in found["ways"].items():
-            best = max(range(len(figures["in_box"])), key=figures["in_box"].__getitem__)
+            best = max(range(len(figures["in_box"])), key=lambda head: figures["in_box"][head] or 0)
             others = figures.get("shuffled")
             rows.append(
                 (
@@ -77,7 +77,7 @@ def attention_table(sets: Sets) -> Table:
                     share(figures["in_box"][best]),
                     share(others[best]) if others else "",
                     share(figures["peak_in_box"][best]),
-                    f"{figures['patches'][best]:.1f}",
+                    figure(figures["patches"][best], ".1f"),
                 )
             )
         lesser.append(len(rows))
@@ -100,7 +100,7 @@ def heads_table(sets: Sets) -> Table:
             f"{label}: {each['way']}, head {each['head']}",
             share(each["importance"]),
             *(
-                f"{each['rise'][loss]:+.3f}" if loss in each["rise"] else ""
+                figure(each["rise"][loss], "+.3f") if loss in each["rise"] else ""
                 for loss in ("contrast", "caption", "grounding")
             ),
         )

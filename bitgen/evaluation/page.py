@@ -6,6 +6,7 @@ is put into a page as it is.
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isfinite
 from typing import NewType
 
 from bitgen.evaluation.style import STYLE
@@ -136,9 +137,14 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:,.2f} TB"
 
 
-def share(value: float) -> str:
+def share(value: float | None) -> str:
     """A fraction as a percentage."""
-    return f"{100 * value:.1f}"
+    return figure(None if value is None else 100 * value, ".1f")
+
+
+def figure(value: float | None, form: str) -> str:
+    """A number in the format `form`; a dash for what is not finite, which is None where it comes from JSON."""
+    return "–" if value is None or not isfinite(value) else f"{value:{form}}"
 
 
 def _is_number(cell: str) -> bool:

@@ -36,17 +36,22 @@ def colours() -> dict[str, Colour]:
 
 
 def png(figure: Html) -> bytes:
-    """A figure as PNG. Raises `ValueError` where it holds no SVG, or an element that our figures do not have."""
+    """A figure as PNG; of one that has words in the place of its SVG, as where nothing is finite, the words.
+
+    Raises `ValueError` where it holds neither, or an element that our figures do not have.
+    """
     root = ElementTree.fromstring(figure.replace("&nbsp;", "&#160;"))
-    svg = root.find("svg")
-    if root.tag != "figure" or svg is None:
+    svg, words = root.find("svg"), root.find("p")
+    if root.tag != "figure" or (svg is None and words is None):
         raise ValueError(f"expected a <figure> with an <svg>, found {figure[:80]!r}")
-    is_narrow = {"vectors", "density"} & set(root.get("class", "").split())
-    _, _, wide, high = map(float, svg.get("viewBox", "").split())
-    zoom = (_NARROW_PX if is_narrow else WIDTH_PX - 2 * _MARGIN) / wide
     paper = _Paper(colours())
     heading = root.find("h4")
     y = paper.write(_runs(heading, "ink") if heading is not None else (), _MARGIN, _TITLE_PX) + 6
+    if svg is None:
+        return paper.png(paper.write(_runs(words, "ink") if words is not None else (), y, _TEXT_PX) + _MARGIN)
+    is_narrow = {"vectors", "density"} & set(root.get("class", "").split())
+    _, _, wide, high = map(float, svg.get("viewBox", "").split())
+    zoom = (_NARROW_PX if is_narrow else WIDTH_PX - 2 * _MARGIN) / wide
     paper.grow(y + high * zoom)
     paper.draw(svg, _Place(_MARGIN, y, zoom, "ink", is_vectors=bool(is_narrow)))
     caption = root.find("figcaption")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bitgen.batch import Batch
 from bitgen.evaluation.bootstrap import RESAMPLES, intervals
+from bitgen.evaluation.finite import check_finite
 from bitgen.evaluation.memory import is_first, means, memory_hits
 from bitgen.evaluation.naming import naming
 from bitgen.evaluation.novelty import apart, novelty
@@ -70,11 +71,15 @@ def evaluate_memory(
         "forgetting": what `forgetting` returns
         "novelty": {N: areas of `novelty`}
         "slot_use": what `slot_use` returns}.
-    N goes as far as a third of the photographs allows. Raises `ValueError` for fewer than `LEAST` photographs.
+    N goes as far as a third of the photographs allows. Raises `ValueError` for fewer than `LEAST` photographs, and
+    `NotFiniteError` where a code is not all numbers: what an episode reads depends on all that was written.
     """
     halves = encode_halves(model, batches, seed)
     if len(halves) < LEAST:
         raise ValueError(f"expected {LEAST} or more photographs to remember, found {len(halves)}")
+    check_finite(
+        "codes of photographs and their texts", torch.cat([halves.written, halves.asked, halves.values], dim=1)
+    )
     memory = model.memory
     writes = [2**n for n in range((FULL * memory.slots).bit_length()) if 2**n <= FULL * memory.slots]
     distinct = first_of_each(halves.text)

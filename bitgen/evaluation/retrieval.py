@@ -35,7 +35,8 @@ def evaluate_retrieval(
 ) -> dict:
     """Recall both ways by the dual encoder, over all images and all texts of `batches`.
 
-    See `summarise` for what comes back. Memory: one batch, the embeddings, and what `ranking.SCORE_CELLS` says.
+    See `summarise` for what comes back, and "not_finite": images and texts whose embeddings are not all numbers, which are found
+    last. Memory: one batch, the embeddings, and what `ranking.SCORE_CELLS` says.
 
     Args:
         rerank: how many of the first to order anew by the matching head. Only where the checkpoint's own run trained it
@@ -52,6 +53,7 @@ def evaluate_retrieval(
         gallery = embed(model, batches, states)
         image_ranks, text_ranks = rank_both(gallery, device=device)
         result = summarise(image_ranks, text_ranks, gallery.image_ids, gallery.text_ids, seed, resamples)
+        result["not_finite"] = sum(int((~each.isfinite().all(dim=1)).sum()) for each in (gallery.images, gallery.texts))
         values = {"t2i": hits(text_ranks), "i2t": hits(image_ranks)}
         if rerank and states is not None:
             image_ranks, text_ranks = rerank_both(model, gallery, states, (image_ranks, text_ranks), rerank)

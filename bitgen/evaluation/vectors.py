@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.evaluation.finite import check_finite
 from bitgen.evaluation.page import Html, text
 from bitgen.evaluation.retrieval import embed
 from bitgen.model.bitgen import BitGen
@@ -27,7 +28,7 @@ def evaluate_vectors(model: BitGen, batches: Iterable[Batch]) -> tuple[dict[str,
     Of the first `MOST_POINTS` images of `batches`. Returns {"pairs", "method" (of the plane), "own_cosine" (the mean over pairs),
     "other_cosine" (over an image and the text of another, the control), "gap" (the distance between the mean image and the mean
     text; Source: arXiv 2203.02053), "points": {"keys", "images": [[x, y]], "texts": [[x, y]]}}. Raises `ValueError` for fewer than
-    two images.
+    two images, and `NotFiniteError` where a vector is not all numbers.
     """
     images, texts, keys = [], [], []
     for batch in batches:
@@ -40,6 +41,7 @@ def evaluate_vectors(model: BitGen, batches: Iterable[Batch]) -> tuple[dict[str,
     if len(keys) < 2:
         raise ValueError(f"expected two or more images to map, found {len(keys)}")
     seen, said, keys = torch.cat(images)[:MOST_POINTS], torch.cat(texts)[:MOST_POINTS], keys[:MOST_POINTS]
+    check_finite("vectors of images and their texts", torch.cat([seen, said], dim=1))
     cosines, count = seen @ said.T, len(keys)
     points, method = plane(torch.cat([seen, said]))
     found = {

@@ -1,6 +1,7 @@
 """Bars as long as their values, cells as dark as theirs."""
 
 import re
+from math import inf, nan
 from xml.etree import ElementTree
 
 import pytest
@@ -63,3 +64,18 @@ def test_values_and_ends_lie_where_they_are_on_one_axis() -> None:
     low, high = (float(point.split(",")[0]) - zero for point in line.get("points", "").split())
     assert (low, high) == (pytest.approx(first / 2, abs=0.2), pytest.approx(2 * first, abs=0.2))
     assert [name.text for name in svg.findall("text[@class='mark']")] == ["2.0", "-1.0"]
+
+
+def test_a_bar_that_is_not_finite_is_named_and_not_drawn() -> None:
+    figure = bar_ranking("t", [Bar("a", 2.0), Bar("b", nan), Bar("c", inf), Bar("d", 1.0)])
+    assert [float(bar.get("width", "")) > 100 for bar in _svg(figure).findall("rect")] == [True, True]
+    assert [mark.text for mark in _svg(figure).findall("text[@class='mark']")] == ["2", "not finite", "not finite", "1"]
+    assert "nan" not in figure
+    assert "inf" not in bar_ranking("t", [Bar("a", inf)]).replace("finite", "")
+
+
+def test_cells_that_are_not_finite_are_left_white_and_counted() -> None:
+    figure = matrix_chart("t", [[1.0, nan], [None, -inf]], ["a", "b"], ["x", "y"], small="of 3")
+    (cell,) = _svg(figure).findall("rect[@class='s0 bar']")
+    assert float(cell.get("fill-opacity", "")) == 0.8  # the greatest of what is finite
+    assert "of 3; 2 not finite</small>" in figure

@@ -4,6 +4,7 @@ import torch
 
 from bitgen.evaluation.attention import evaluate_attention
 from bitgen.evaluation.efficiency import evaluate_efficiency
+from bitgen.evaluation.finite import without_nonfinite
 from bitgen.evaluation.heads import evaluate_heads
 from bitgen.evaluation.inside_tables import (
     attention_table,
@@ -57,3 +58,16 @@ def test_costs_are_said_in_lines_of_equal_length() -> None:
         assert all(len(row) == len(table.header) for row in table.rows)
         assert plain(table)
     assert efficiency_table(found).rows[0][:2] == ("image encoder", f"{found['flops']['image']:,}")
+
+
+def test_what_is_not_finite_is_a_dash() -> None:
+    model, batch = fakes.model().eval(), fakes.fake_batch()
+    with torch.no_grad():
+        model.grounding.regression.fill_(torch.nan)
+    looked, masked = evaluate_attention(model, [batch])[0], evaluate_heads(model, [batch])
+    for found in ((looked, masked), without_nonfinite((looked, masked))[0]):
+        rows = attention_table([("a set", found[0])]).rows
+        assert ("–" in rows[0], "–" in rows[1]) == (False, True)
+        rows = heads_table([("a set", found[1])]).rows
+        assert rows[0][1] != "–"
+    assert masked["base"]["grounding"] != masked["base"]["grounding"]

@@ -85,3 +85,11 @@ def test_what_is_no_figure_of_ours_is_refused() -> None:
         png(Html("<p>no</p>"))
     with pytest.raises(ValueError, match=r"expected one of rect, .* in a figure, found ellipse"):
         _drawing("<ellipse/>")
+
+
+def test_a_figure_without_a_finite_value_is_a_picture_of_its_words() -> None:
+    image = _opened(line_chart("nothing here", [Series("a", [(1, float("nan"))])]))
+    grey = np.asarray(image.convert("L"))
+    assert grey[:40].min() < 100  # the title
+    assert grey[40:].min() < 160  # "no finite values"
+    assert image.height < 150

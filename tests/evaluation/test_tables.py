@@ -199,3 +199,9 @@ def test_items_that_one_has_not_have_a_column_where_there_are_some():
     found = comparison_table({"eval/a": kinds}, "fine", "joint")
     assert found.header[:4] == ("comparison, %", "items", "only joint", "fine")
     assert [row[1:3] for row in found.rows] == [("1,500", "1,200"), ("1,500", "0")]
+
+
+def test_what_is_null_in_results_is_a_dash():
+    direction = {**DIRECTION, "r5": None, "interval": {"r1": [None, 0.5]}}
+    found = retrieval_table({"heldout": {"datasets": {"eval/a": {"retrieval": {**RETRIEVAL, "t2i": direction}}}}})
+    assert [row[3:5] for row in found.rows[:3]] == [("12.5", "–"), ("–", ""), ("50.0", "")]
