@@ -12,7 +12,7 @@ from bitgen.batch import Batch
 from bitgen.evaluation.attention import Looked, evaluate_attention
 from bitgen.evaluation.attention_figures import attention_figures
 from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
-from bitgen.evaluation.caption_cards import scored_card, spread
+from bitgen.evaluation.caption_cards import Captioned, captioned, spread
 from bitgen.evaluation.caption_scores import FIGURES, Scores, figures
 from bitgen.evaluation.captioning import MODEL, evaluate_captioning
 from bitgen.evaluation.grounding import evaluate_grounding
@@ -43,8 +43,8 @@ class Beside:
     figures: dict[str, dict[str, Html]] = field(default_factory=dict)
     """Each a `<figure>`, by set, or "" for those of the model alone, and by a name fit for a file."""
     looked: list[Looked] = field(default_factory=list)
-    captions: list[Html] = field(default_factory=list)
-    """Cards: of each set some, from the best to the worst."""
+    captions: dict[str, list[Captioned]] = field(default_factory=dict)
+    """Of each set some, from the best to the worst."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,10 @@ def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
     numbers = spread(own, SHOWN)
     rows = [row_of[own.keys[number]] for number in numbers]
-    for number, row, batch in zip(numbers, rows, asked.singly(rows), strict=True):
-        beside.captions.append(scored_card(asked.index.record(row), batch, own, number, asked.name))
+    beside.captions[asked.name] = [
+        captioned(asked.index.record(row), batch, own, number, asked.name)
+        for number, row, batch in zip(numbers, rows, asked.singly(rows), strict=True)
+    ]
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from bitgen.evaluation.attention_figures import attention_cards, attention_png
 from bitgen.evaluation.bootstrap import PERCENT
 from bitgen.evaluation.breakdown import breakdown_table
+from bitgen.evaluation.caption_cards import caption_card, caption_png
 from bitgen.evaluation.inside_tables import (
     Sets,
     attention_table,
@@ -63,6 +64,10 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
             _write(folder / f"{file_name(name)}-{kind}.png".removeprefix("-"), png(figure))
     for number, looked in enumerate(beside.looked):
         _write(folder / f"attention-{number}.png", attention_png(looked))
+    for name, cards in beside.captions.items():
+        for number, card in enumerate(cards):
+            if card.may_leave:
+                _write(folder / f"{file_name(name)}-caption-{number}.png", caption_png(card))
     for (name, kind), items in beside.items.items():
         with replacing(folder / f"{file_name(name)}-{kind}.parquet") as path:
             write_items(path, items)
@@ -96,8 +101,12 @@ def page(results: Mapping[str, Any], beside: Beside) -> str:
         sections.append(("Figures", join(charts)))
     if beside.looked:
         sections.append(("Where heads look", attention_cards(beside.looked)))
-    if beside.captions:
-        sections.append(("Captions, from the best to the worst", join(beside.captions)))
+    cards = [card for each in beside.captions.values() for card in each]
+    if cards:
+        kept = sum(not card.may_leave for card in cards)
+        said = f"{kept:,} of these are no PNG: their licence does not let everybody pass the picture on."
+        note = paragraph(said, "muted") if kept else Html("")
+        sections.append(("Captions, from the best to the worst", join((note, *map(caption_card, cards)))))
     return document(f"Evaluation: {results['run']}", f"{results['checkpoint']}", sections, "made by bitgen-eval")
 
 

@@ -1,7 +1,9 @@
 """`bitgen-eval` with every task, what stands beside its results, and two checkpoints side by side."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
@@ -67,13 +69,34 @@ def test_captions_stand_beside_one_for_all_from_training(results: dict[str, Any]
 def test_every_figure_is_a_png_and_on_the_page(run: Path):
     page = (run / "results.page/index.html").read_text()
     pictures = sorted((run / "results.page").glob("*.png"))
-    assert {"eval-more-memory-recall-other", "eval-more-vectors-map", "efficiency-latency", "attention-0"} <= {
-        path.stem for path in pictures
-    }
+    assert {
+        "eval-more-caption-0",
+        "coarse-drawn-train-caption-5",
+        "eval-more-memory-recall-other",
+        "eval-more-vectors-map",
+        "efficiency-latency",
+        "attention-0",
+    } <= {path.stem for path in pictures}
     assert min(Image.open(BytesIO(path.read_bytes())).width for path in pictures) > 200
-    assert page.count("<svg") >= len([path for path in pictures if not path.stem.startswith("attention-")])
+    assert page.count("<svg") >= len(
+        [path for path in pictures if not re.search("attention-[0-9]|caption-[0-9]", path.stem)]
+    )
     for section in ("Summary", "Results", "Figures", "Where heads look", "Captions, from the best to the worst"):
         assert f">{section}</h2>" in page
+
+
+def test_a_picture_that_may_not_be_passed_on_is_on_the_page_alone(tmp_path: Path):
+    samples = [sample(n, captions(n)) for n in (20, 21)]
+    kept_back = [replace(samples[0], licence="CC BY-NC 4.0"), samples[1]]
+    write_set(tmp_path / "data", "eval/some", kept_back)
+    write_set(tmp_path / "data", "coarse/drawn-train", [sample(1, captions(1))])
+    write_set(tmp_path / "data", "fine/drawn-train", [sample(1, captions(1))])
+    run = write_run(run_config(tmp_path / "data", tmp_path / "runs"))
+    assert main([str(run), "--task", "captioning", "--split", "heldout", "--no-java"]) == 0
+    assert len(list((run / "captioning.page").glob("*.png"))) == 1
+    page = (run / "captioning.page/index.html").read_text()
+    assert "1 of these are no PNG: their licence does not let everybody pass the picture on." in page
+    assert page.count('<article class="card">') == 2
 
 
 def test_what_each_item_scored_has_the_figures_as_its_means(run: Path, results: dict[str, Any]):
