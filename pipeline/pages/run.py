@@ -12,19 +12,17 @@ from bitgen.evaluation.page import (
     facts,
     join,
     paragraph,
-    size_warning,
     table,
     text,
     warning_of_size,
 )
-from bitgen.evaluation.tables import Table, captioning_table, grounding_table, retrieval_table
 from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import CheckpointError, State, list_checkpoints, load_model
 from bitgen.training.config import ConfigError, TrainConfig
 from bitgen.training.folders import CHECKPOINTS, CONFIG, SHOWN, latest_run
-from pipeline.files import read_json
 from pipeline.pages.data import PageError, counts, refusals, sample_cards
 from pipeline.pages.predictions import predictions
+from pipeline.pages.results import result_sections
 from pipeline.roots import open_root
 from pipeline.sets import ResultsError, Sets, open_sets
 from pipeline.wholes import spaced
@@ -71,12 +69,11 @@ def run_page(path: Path, root: str | Path | None, samples: int, seed: int) -> st
     run = chain[-1]
     model, state, missing = _model(path)
     sets, lost = _sets(chain, root)
-    results = read_json(run.folder / "results.json") or {}
     sections = [
         ("Summary", join((_warning(sets), summary(chain, model, state, sets), lineage_table(chain)))),
         ("Curves", curves([read_log(r.label, r.folder / "metrics.jsonl") for r in chain])),
         *shown_steps(run.folder),
-        ("Results", result_tables(results, run.folder)),
+        *result_sections(run.folder),
     ]
     if model is not None and sets is not None:
         sections += predictions(model, run.config, sets, samples, seed)
@@ -174,23 +171,6 @@ def lineage_table(chain: list[Run]) -> Html:
         for run in chain
     ]
     return table(("run", "phase", "mixture", "epochs", "images a step", "learning rate", "started from"), rows)
-
-
-def result_tables(results: dict, folder: Path) -> Html:
-    if not results:
-        return paragraph(f"None yet: bitgen-eval {folder} makes them.", "muted")
-    try:
-        tables = [retrieval_table(results), grounding_table(results), captioning_table(results)]
-        said = size_warning(results.get("train_photographs", 0))  # stands at the top of the page already
-        notes = [paragraph(str(note), "warning") for note in results.get("notes", []) if note != said]
-        lead = f"Of {results['checkpoint']}, by bitgen-eval. Rows set back are intervals, chance levels and controls."
-    except (KeyError, TypeError, AttributeError) as error:
-        return paragraph(f"results.json cannot be read: expected what bitgen-eval writes, found {error!r}.", "warning")
-    return join((paragraph(lead, "muted"), *notes, *(_html(t) for t in tables if t.rows)))
-
-
-def _html(found: Table) -> Html:
-    return table(found.header, found.rows, found.lesser)
 
 
 def _model(path: Path) -> tuple[BitGen | None, State | None, str]:
