@@ -59,13 +59,14 @@ class Ready:
     def asked(self, choice: Choice) -> dict[tuple[Split, str], list[Task]]:
         """By split and set, what is asked of it."""
         splits: dict[Split, dict[str, ShardIndex]] = {"train": self.sets.train, "heldout": self.sets.heldout}
-        return {
-            (split, name): tasks
-            for split in splits
-            for name, index in splits[split].items()
-            if split in choice.splits
-            and (tasks := [task for task in split_tasks(choice.tasks, split) if task in tasks_of(index)])
-        }
+        found: dict[tuple[Split, str], list[Task]] = {}
+        for split in choice.splits:
+            for name, index in splits[split].items():
+                wanted = split_tasks(choice.tasks, split)
+                tasks: list[Task] = [task for task in tasks_of(index) if task in wanted]
+                if tasks:
+                    found[split, name] = tasks
+        return found
 
 
 def prepare(checkpoint: str, root: str | Path | None, choice: Choice, official: Official | None = None) -> Ready:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitgen.evaluation.attention import Looked
 from bitgen.evaluation.charts import matrix_chart
+from bitgen.evaluation.letters import drawable
 from bitgen.evaluation.page import Html, figure, join, share, text
 from bitgen.evaluation.pictures import WHITE, Outline, framed, heat_uri, photo_uri, picture, tensor_uri
 
@@ -75,7 +76,8 @@ def attention_png(looked: Looked) -> bytes:
     width, height = _GAP_PX + (heads + 1) * step, 2 * _LINE_PX + len(looked.maps) * (step + _LINE_PX) + _GAP_PX
     paper = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(size=13)
-    pen.text((_GAP_PX, 8), f"{looked.key}: “{looked.phrase}” in: {looked.words}", fill="black", font=font)
+    said = drawable(f"{looked.key}: “{looked.phrase}” in: {looked.words}")
+    pen.text((_GAP_PX, 8), said, fill="black", font=font)
     paper.paste(_drawn(looked, None), (_GAP_PX, 3 * _LINE_PX))
     for row, (way, weights) in enumerate(looked.maps.items()):
         y = 2 * _LINE_PX + row * (step + _LINE_PX)

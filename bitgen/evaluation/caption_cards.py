@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bitgen.batch import Batch
 from bitgen.evaluation.caption_scores import Scores, rouge_l, words
+from bitgen.evaluation.letters import drawable
 from bitgen.evaluation.page import Html, join, text
 from bitgen.evaluation.pictures import photo_uri, picture
 from bitgen.licences import may_leave
@@ -118,7 +119,7 @@ def caption_png(found: Captioned) -> bytes:
 def _wrapped(said: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> Iterator[str]:
     """Lines of at most `width_px`; a word that is longer has a line of its own, and is cut off by the picture's edge."""
     row = ""
-    for word in "".join(c if c.isprintable() else " " for c in said).split():
+    for word in drawable(said).split():
         longer = f"{row} {word}".lstrip()
         if row and font.getlength(longer) > width_px:
             yield row

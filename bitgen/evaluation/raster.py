@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, ImageDraw, ImageFont
 
+from bitgen.evaluation.letters import drawable
 from bitgen.evaluation.page import Html
 from bitgen.evaluation.style import STYLE
 
@@ -134,7 +135,7 @@ class _Paper:
         font, x, line = _font(size), float(_MARGIN), size * 1.45
         self.grow(y + line)
         for run in runs:
-            words = run.words.replace("→", "to")  # Pillow's font has neither this nor the two marks of a scatter
+            words = drawable(run.words)  # the two marks of a scatter are drawn below
             width = font.getlength(words) / (SCALE * _SMOOTH) + 22 * bool(run.swatch)
             if x > _MARGIN and (run.begins or x + width > WIDTH_PX - _MARGIN):
                 x, y = float(_MARGIN), y + line
@@ -205,7 +206,7 @@ class _Paper:
         anchor = {"start": "ls", "middle": "ms", "end": "rs"}[element.get("text-anchor", "start")]
         colour = "ground" if "event" in kinds else "ink" if "mark" in kinds else "muted"
         size = 10 if "event" in kinds else 12 if "mark" in kinds else _TEXT_PX
-        words = "".join(element.itertext())
+        words = drawable("".join(element.itertext()))
         self._pen().text(at, words, fill=self.colours[colour], font=_font(size * place.zoom), anchor=anchor)
 
     def _fill(self, element: ElementTree.Element, colour: str) -> tuple[int, int, int, int]:
