@@ -149,9 +149,10 @@ def _fused(model: BitGen) -> dict[str, Layer]:
 def _figures(weights: Tensor, cover: Tensor) -> dict[str, Tensor]:
     """[P, H] each, of `weights` [P, H, N] and the share of every patch that the boxes cover, [P, N]."""
     peak = weights.argmax(dim=-1)
+    hits = (cover.gather(1, peak) >= 0.5).float()
     return {
         "in_box": _within(weights, cover),
-        "peak_in_box": (cover.gather(1, peak) >= 0.5).float(),
+        "peak_in_box": hits.masked_fill(~weights.isfinite().all(dim=-1), torch.nan),
         "patches": torch.special.entr(weights).sum(dim=-1).exp(),
     }
 

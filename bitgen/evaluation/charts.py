@@ -53,7 +53,7 @@ def bar_ranking(
         most: where the axis ends at least, so that figures can be compared.
     """
     if not bars:
-        return Html(f'<figure class="chart"><h4>{text(title)}</h4><p class="muted">no values</p></figure>')
+        return _empty(title, small)
     left = min(_NAMES_PX, 12 + _CHARACTER_PX * max(len(bar.name) for bar in bars))
     values = [bar.value for bar in bars if isfinite(bar.value)]
     low, high = min([0.0, *values]), max([0.0, most or 0.0, *values])
@@ -103,7 +103,7 @@ class Span:
 def interval_chart(title: str, spans: Sequence[Span], *, small: str = "", say: Say = number) -> Html:
     """A `<figure>` of values as dots, each with its interval as a line, beside a line at 0."""
     if not spans:
-        return Html(f'<figure class="chart"><h4>{text(title)}</h4><p class="muted">no values</p></figure>')
+        return _empty(title, small)
     left = min(_NAMES_PX, 12 + _WIDE_PX * max(len(span.name) for span in spans))
     values = [0.0, *(value for span in spans for value in (span.value, *(span.ends or ())))]
     low, high = min(values), max(values)
@@ -193,6 +193,11 @@ def matrix_chart(
     return _figure(
         title, small or f"darkest at {say(darkest)}", "".join(parts), base + _BOTTOM + 14 * bool(x_label), note
     )
+
+
+def _empty(title: str, small: str) -> Html:
+    beside = f" <small>{text(small)}</small>" if small else ""
+    return Html(f'<figure class="chart"><h4>{text(title)}{beside}</h4><p class="muted">no values</p></figure>')
 
 
 def _figure(title: str, small: str, inner: str, height: float, said: str) -> Html:

@@ -22,7 +22,9 @@ def head_figures(found: Mapping[str, Any]) -> dict[str, Html]:
         if isfinite(each["importance"]) and (most := _hit(found, each))
     ]
     title = f"The {len(bars)} heads without which a loss rises most"
-    return figures | {"heads-ranking": bar_ranking(title, bars, small="percent of that loss", say=share)}
+    wrong = sum(not isfinite(each["importance"]) for each in found["heads"])
+    small = "percent of that loss" + (f"; {wrong} heads left out, without which one is not finite" if wrong else "")
+    return figures | {"heads-ranking": bar_ranking(title, bars, small=small, say=share)}
 
 
 def _hit(found: Mapping[str, Any], head: Mapping[str, Any]) -> str:

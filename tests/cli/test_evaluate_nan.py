@@ -63,6 +63,7 @@ def test_a_task_that_cannot_be_measured_says_why_and_the_others_are(results: dic
 def test_charts_are_drawn_and_say_what_is_not_finite(run: Path):
     page = (run / "results.page/index.html").read_text()
     assert "not finite</small>" in page
+    assert "heads left out, without which one is not finite</small>" in page
     assert "Not finite, and null in the results" in page
     picture = Image.open(run / "results.page/eval-drawn-phrases-attention-in-box.png")
     assert picture.width > 200
