@@ -192,6 +192,7 @@ FLAGS = """
 --run.device
 --run.precision
 --run.compile --run.no-compile
+--run.graphs --run.no-graphs
 --run.recompute --run.no-recompute
 --run.log-every
 --run.checkpoint-every
