@@ -128,6 +128,8 @@ def build_tower(config: VisionConfig, *, empty: bool = False, shape: Mapping[str
             "num_attention_heads": config.random_heads,
             "patch_size": config.random_patch_px,
             "image_size": 16 * config.random_patch_px,
+            # DINOv2 draws with 0.02, at its 768: a narrow tower drawn so gives each layer little to say, and learns shapes late.
+            "initializer_range": config.random_width**-0.5,
         }
     return VisionTower(
         config.model if config.weights == "stock" else "random",

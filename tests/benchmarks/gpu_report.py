@@ -1,4 +1,4 @@
-"""What RESULTS.md says of steps on a lent accelerator, which was there for minutes: `results/gpu.json`, before and after a change."""
+"""What RESULTS.md says of steps on an accelerator that was there for minutes: `results/gpu.json`, before and after a change."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -102,7 +102,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=20_000, help="scenes to train on")
     parser.add_argument("--test", type=int, default=500, help="scenes of each test set")
     parser.add_argument("--coarse-epochs", type=int, default=1)
-    parser.add_argument("--fine-epochs", type=int, default=7, help="of as many draws as there are scenes")
+    parser.add_argument("--fine-epochs", type=int, default=6, help="of as many draws as there are scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--go-on", action="store_true", help="with what an earlier run that was stopped has done")
     parser.add_argument("--work", type=Path, default=Path("data/bench"), help="a folder to work in")
