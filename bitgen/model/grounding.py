@@ -2,8 +2,9 @@
 
 One query a phrase, the [REG] embedding plus the mean of its tokens' fused states, looks at the fused patch tokens and
 becomes box = sigmoid(MLP(query)) in centre form and heat = <W query, W' patch> / sqrt(d) (Source: TransVG, arXiv
-2104.08541, for the regression token; box losses as DETR, arXiv 2005.12872). Phrases stand in slots, one row a text, so
-that no patch token is copied for each phrase. Full precision: heads are not ternary.
+2104.08541, for the regression token; box losses as DETR, arXiv 2005.12872). In training the query gives a heat-map before each
+layer, too, each with a loss (as DETR's auxiliary losses): the first one says what the words mean before anything was looked for.
+Phrases stand in slots, one row a text, so that no patch token is copied for each phrase. Full precision: heads are not ternary.
 
 Axes: T texts, S phrase slots of a text, P phrases, N patches, L tokens, d width.
 """
@@ -24,6 +25,8 @@ class Grounded:
     """[P, 4] cx cy width height, 0..1, fractions of the image as the model sees it."""
     heat: Tensor
     """[P, N] logits: does this patch belong to the phrase?"""
+    earlier: tuple[Tensor, ...] = ()
+    """In training, likewise by the query before each layer."""
 
     @property
     def boxes(self) -> Tensor:
@@ -79,11 +82,15 @@ class GroundingHead(nn.Module):
         phrases = self.regression + span_means(text, phrase_text, phrase_tokens)
         queries = patches.new_zeros(text.shape[0], slots, text.shape[2])
         queries = queries.index_put((phrase_text, phrase_slot), phrases.to(patches.dtype))
+        seen = self.heat_patch(self.patch_norm(patches)).transpose(1, 2) / math.sqrt(text.shape[2])
+        heats = []
         for attention, feed_forward in zip(self.cross_attention, self.feed_forward, strict=True):
+            if self.training:
+                heats.append(self.heat_query(self.norm(queries)) @ seen)
             queries = queries + attention(queries, patches)
             queries = queries + feed_forward(queries)
         queries = self.norm(queries)
-        heat = self.heat_query(queries) @ self.heat_patch(self.patch_norm(patches)).transpose(1, 2)
+        heats.append(self.heat_query(queries) @ seen)
         centres = self.box(queries).float().sigmoid()
-        scale = 1 / math.sqrt(text.shape[2])
-        return Grounded(centres[phrase_text, phrase_slot], heat[phrase_text, phrase_slot].float() * scale)
+        *earlier, heat = (each[phrase_text, phrase_slot].float() for each in heats)
+        return Grounded(centres[phrase_text, phrase_slot], heat, tuple(earlier))

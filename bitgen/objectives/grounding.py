@@ -1,6 +1,8 @@
 """Grounding losses: boxes, heat-maps, and contrast between phrases and regions.
 
-    loss = 5 L1 + 2 (1 - GIoU) + focal + Dice       (boxes: DETR, arXiv 2005.12872; MDETR, arXiv 2104.12763)
+    loss = 5 L1 + 2 (1 - GIoU) + focal + Dice + sum over earlier heat-maps of (focal + Dice)
+
+(boxes: DETR, arXiv 2005.12872; MDETR, arXiv 2104.12763).
 
 The heat-map's target is the share of each patch that the phrase's boxes cover; its box is the smallest around them.
 Axes: P phrases, N = g x g patches, M boxes, T texts, S slots, d width. All in float32.
@@ -40,7 +42,8 @@ def phrase_coverage(boxes: Tensor, box_phrase: Tensor, phrases: int, side: int) 
 
 def grounding_losses(predicted: Grounded, target_boxes: Tensor, target_heat: Tensor) -> dict[str, Tensor]:
     """Each loss of each phrase, [P]: `l1` (sum of the absolute errors of the four centre coordinates, as in DETR),
-    `giou` (1 - GIoU), `focal` (summed over patches, divided by the covered ones) and `dice`.
+    `giou` (1 - GIoU), `focal` (summed over patches, divided by the covered ones) and `dice`; `earlier`, the sum of the last two of
+    all earlier heat-maps, where there are some.
 
     Args:
         target_boxes: [P, 4] corners.
@@ -48,14 +51,23 @@ def grounding_losses(predicted: Grounded, target_boxes: Tensor, target_heat: Ten
     """
     l1 = (predicted.centres - to_centres(target_boxes)).abs().sum(dim=1)
     giou = 1 - generalised_overlap(to_corners(predicted.centres), target_boxes)
-    probability = predicted.heat.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(predicted.heat, target_heat, reduction="none")
-    balance = FOCAL_ALPHA * target_heat + (1 - FOCAL_ALPHA) * (1 - target_heat)
-    focal = balance * (probability - target_heat).abs() ** FOCAL_GAMMA * entropy
-    focal = focal.sum(dim=1) / target_heat.sum(dim=1).clamp(min=1)
-    both = (probability * target_heat).sum(dim=1)
-    dice = 1 - (2 * both + 1) / (probability.sum(dim=1) + target_heat.sum(dim=1) + 1)
-    return {"l1": l1, "giou": giou, "focal": focal, "dice": dice}
+    focal, dice = _heat_losses(predicted.heat, target_heat)
+    losses = {"l1": l1, "giou": giou, "focal": focal, "dice": dice}
+    if predicted.earlier:
+        each = [focal + dice for focal, dice in (_heat_losses(heat, target_heat) for heat in predicted.earlier)]
+        losses["earlier"] = torch.stack(each).sum(dim=0)
+    return losses
+
+
+def _heat_losses(heat: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`focal` and `dice` of `grounding_losses`, [P] each, of logits [P, N]."""
+    probability = heat.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(heat, target, reduction="none")
+    balance = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+    focal = balance * (probability - target).abs() ** FOCAL_GAMMA * entropy
+    focal = focal.sum(dim=1) / target.sum(dim=1).clamp(min=1)
+    both = (probability * target).sum(dim=1)
+    return focal, 1 - (2 * both + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)
 
 
 def region_contrast(

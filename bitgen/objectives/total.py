@@ -157,7 +157,8 @@ class Objective(nn.Module):
             with torch.no_grad():
                 hits = aligned_overlap(predicted_boxes.boxes, target) >= 0.5
             parts["grounding_acc50"] = weighted_mean(hits.float(), ones)
-            parts["grounding"] = 5 * parts["l1"] + 2 * parts["giou"] + parts["focal"] + parts["dice"]
+            boxes, heats = 5 * parts["l1"] + 2 * parts["giou"], parts["focal"] + parts["dice"]
+            parts["grounding"] = boxes + heats + parts.get("earlier", torch.zeros(()))
         if self.config.region:
             scale = self.model.region_temperature()
             means = span_means(text.dual, batch.phrase_text, batch.phrase_tokens)

@@ -154,3 +154,17 @@ def test_the_whole_head_is_what_its_description_computes_in_float64() -> None:
         centre, heat = _by_hand(head, _plain(patches[row]), _plain(text[row]), span)
         np.testing.assert_allclose(found.centres[p].numpy(), centre, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.heat[p].numpy(), heat, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_heat_maps_before_each_layer_are_for_training_and_the_first_one_has_looked_at_nothing() -> None:
+    one = torch.zeros(1, dtype=torch.int64)
+    inputs = fakes.noise(1, 9, D), fakes.noise(1, 8, D, seed=1), one, one, torch.tensor([[2, 4]]), 1
+    head = _head().train()
+    before = head(*inputs)
+    head.cross_attention[0].output.weight.zero_()  # pyright: ignore
+    after = head(*inputs)
+    assert len(before.earlier) == 2
+    assert after.earlier[0].equal(before.earlier[0])
+    assert not after.earlier[1].equal(before.earlier[1])
+    assert head.eval()(*inputs).earlier == ()

@@ -1,6 +1,7 @@
 """Grounding losses, against loops over patches and phrases."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,3 +174,11 @@ def test_no_phrases_cost_nothing() -> None:
         fakes.noise(3, 16, 8), torch.empty(0, 8), torch.empty(0, 16), none, nobody, torch.tensor(SCALE)
     )
     assert (loss.shape, counts.shape) == ((0,), (0,))
+
+
+def test_an_earlier_heat_map_is_measured_as_the_last_is() -> None:
+    predicted, (boxes, cover) = _predicted(), _targets()
+    last = grounding_losses(predicted, boxes, cover)
+    found = grounding_losses(replace(predicted, earlier=(predicted.heat, predicted.heat)), boxes, cover)
+    torch.testing.assert_close(found["earlier"], 2 * (last["focal"] + last["dice"]))
+    assert "earlier" not in last

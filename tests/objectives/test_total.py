@@ -38,7 +38,7 @@ def _logits(objective: Objective, batch: Batch) -> Tensor:
         ({"itc": 1.0}, {"itc", "acc_i2t", "acc_t2i", "batch_similarity", "queue_similarity", "queue_age"}),
         ({"itm": 1.0}, {"itm", "itm_acc"}),
         ({"text": 1.0}, {"text", "token_acc", "token_nats", "memory_kl", *MEMORY}),
-        ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "grounding", "grounding_acc50"}),
+        ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "earlier", "grounding", "grounding_acc50"}),
         ({"region": 1.0}, {"region", "region_temperature"}),
     ],
 )
@@ -56,10 +56,11 @@ def test_the_sum_is_weighted() -> None:
 
 
 @torch.no_grad()
-def test_grounding_is_5_l1_2_giou_focal_and_dice() -> None:
+def test_grounding_is_5_l1_2_giou_focal_and_dice_of_every_heat_map() -> None:
     parts = Objective(fakes.model(), fakes.losses(grounding=1.0))(fakes.fake_batch(), _draws())
-    l1, giou, focal, dice = (float(parts[name]) for name in ("l1", "giou", "focal", "dice"))
-    assert float(parts["grounding"]) == pytest.approx(5 * l1 + 2 * giou + focal + dice, rel=1e-6)
+    l1, giou, focal, dice, earlier = (float(parts[name]) for name in ("l1", "giou", "focal", "dice", "earlier"))
+    assert earlier > 0
+    assert float(parts["grounding"]) == pytest.approx(5 * l1 + 2 * giou + focal + dice + earlier, rel=1e-6)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def test_a_phrase_is_found_where_its_box_overlaps_by_half(monkeypatch: pytest.Mo
 def test_only_losses_have_a_gradient() -> None:
     weights = {"itc": 1.0, "itm": 1.0, "text": 1.0, "grounding": 1.0, "region": 1.0, "memory_kl": 1.0}
     parts = Objective(fakes.model(), fakes.losses(**weights))(fakes.fake_batch(), _draws())
-    losses = {"loss", *weights, "l1", "giou", "focal", "dice"}
+    losses = {"loss", *weights, "l1", "giou", "focal", "dice", "earlier"}
     assert {name for name, value in parts.items() if value.requires_grad} == losses
 
 
