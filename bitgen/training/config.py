@@ -186,7 +186,8 @@ class RunConfig:
     """Compile the vision tower's layers: a minute at the start and one at the thaw, faster steps afterwards."""
     graphs: bool = True
     """On an accelerator, one process of the coarse phase captures a micro-step's kernels once for each shape and replays them
-    (CUDA graphs), since starting them one by one takes longer than they do. Not with recompute."""
+    (CUDA graphs), since starting them one by one takes longer than they do. They keep a micro-step's activations. Not with
+    recompute."""
     recompute: bool = False
     """Keep only the inputs of layers for the backward pass, which computes the rest again (activation checkpointing): less
     memory, slower steps, the same losses."""

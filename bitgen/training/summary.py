@@ -9,6 +9,7 @@ from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.objectives.captioning import chunk_bytes
 from bitgen.objectives.total import Objective
 from bitgen.training.config import TrainConfig
+from bitgen.training.graphs import captures
 from bitgen.training.optimizer import set_trainable
 from bitgen.training.precision import precision
 from bitgen.training.schedule import Schedule
@@ -115,11 +116,14 @@ def estimate_memory(config: TrainConfig, objective: Objective, ranks: int) -> di
     own += kept(config.model.text_layers, per_own) * (texts + pairs) * TYPICAL_TEXT_TOKENS
     own += kept(config.model.decoder_layers, per_own) * images * (TYPICAL_TEXT_TOKENS + patches)
     states = objective.token_queue.buffers() if objective.token_queue is not None else ()
+    own *= config.model.width
     return {
         "weights": weights,
         "gradients and moments": trained,
         "vision activations": tower,
-        "other activations": own * config.model.width,
+        "other activations": own,
+        "graphs": (tower + own)
+        * captures(config, device),  # while a shape runs as written, the others' graphs keep theirs
         "caption logits": 2 * chunk_bytes(device.type),
         "queue": config.loss.queue * config.model.width * 8 + sum(buffer.nbytes for buffer in states),
     }
