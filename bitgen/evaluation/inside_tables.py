@@ -93,6 +93,16 @@ def attention_table(sets: Sets) -> Table:
     return Table(header, tuple(rows), tuple(lesser))
 
 
+def vectors_table(sets: Sets) -> Table:
+    """How near images and their own texts are, beside those of others."""
+    rows = [
+        (label, count(found["pairs"]), *(figure(found[name], ".3f") for name in ("own_cosine", "other_cosine", "gap")))
+        for label, found in sets
+    ]
+    header = ("vectors", "pairs", "cosine with its own text", "with another's", "gap between the means")
+    return Table(header, tuple(rows), ())
+
+
 def heads_table(sets: Sets) -> Table:
     """The heads without which a loss rises most."""
     rows = [

@@ -34,7 +34,7 @@ FIGURES = {
 }
 """What items are measured by (`bitgen.evaluation.items`), in words; others stand under their own names."""
 _RECALLS = ("r1", "r5", "r10")
-_ACCURACIES = ("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing")
+_ACCURACIES = ("acc50", "mean_iou", "acc25", "acc75", "giou50", "any_box_acc50", "pointing")
 ADDED = ("images", "texts", "phrases", "truncated", "not_finite", "references", "repeated", "unfinished", "empty")
 """Counts, which are added up over sets where shares are averaged."""
 
@@ -68,7 +68,7 @@ def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def retrieval_table(results: Mapping[str, Any]) -> Table:
-    """Recalls in percent and median ranks; under them the ends of their intervals, what re-ranking makes of a set, and chance."""
+    """Recalls in percent, their sum (rsum) and median ranks; under a set the ends of its intervals, re-ranking, and chance."""
     rows: list[tuple[str, ...]] = []
     lesser = []
     for label, found in _sets(results, "retrieval"):
@@ -78,15 +78,16 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
             which = f"first {again['k']:,} re-ranked" if "k" in again else "re-ranked"
             own.append((f"{label}, {which}", again))
         for name, each in own:
-            rows.append((name, *counts, *_direction(each["t2i"]), *_direction(each["i2t"])))
-            ends = _ends([None, None, *_recall_intervals(each["t2i"]), *_recall_intervals(each["i2t"])])
+            rows.append((name, *counts, *_direction(each["t2i"]), *_direction(each["i2t"]), share(each["rsum"])))
+            ends = _ends([None, None, *_recall_intervals(each["t2i"]), *_recall_intervals(each["i2t"]), None])
             lesser += range(len(rows), len(rows) + len(ends))
             rows += ends
         chance = found["chance"]
         lesser.append(len(rows))
-        rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"])))
+        rsum = sum(chance[direction][name] for direction in DIRECTIONS for name in _RECALLS)
+        rows.append(("chance", "", "", *_direction(chance["t2i"]), *_direction(chance["i2t"]), share(rsum)))
     header = ("retrieval, %", "images", "texts", "text→image R@1", "R@5", "R@10", "median")
-    return Table((*header, "image→text R@1", "R@5", "R@10", "median"), tuple(rows), tuple(lesser))
+    return Table((*header, "image→text R@1", "R@5", "R@10", "median", "rsum"), tuple(rows), tuple(lesser))
 
 
 def captioning_table(results: Mapping[str, Any]) -> Table:
@@ -123,7 +124,7 @@ def grounding_table(results: Mapping[str, Any]) -> Table:
             lesser.append(len(rows))
             fitted = f", fitted on {control['fitted_on']}" if "fitted_on" in control else ""
             rows.append((f"{CONTROLS[name]}{fitted}", *_accuracies(control)))
-    header = ("grounding, %", "phrases", "IoU ≥ 0.5", "mean IoU", "IoU ≥ 0.25", "IoU ≥ 0.75", "any box", "pointing")
+    header = ("grounding, %", "phrases", *(FIGURES[name] for name in _ACCURACIES))
     return Table(header, tuple(rows), tuple(lesser))
 
 

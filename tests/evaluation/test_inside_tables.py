@@ -14,10 +14,12 @@ from bitgen.evaluation.inside_tables import (
     memory_table,
     naming_table,
     size_table,
+    vectors_table,
 )
 from bitgen.evaluation.page import share
 from bitgen.evaluation.recall import evaluate_memory
 from bitgen.evaluation.tables import plain
+from bitgen.evaluation.vectors import evaluate_vectors
 from tests import fakes
 
 
@@ -58,6 +60,13 @@ def test_costs_are_said_in_lines_of_equal_length() -> None:
         assert all(len(row) == len(table.header) for row in table.rows)
         assert plain(table)
     assert efficiency_table(found).rows[0][:2] == ("image encoder", f"{found['flops']['image']:,}")
+
+
+def test_vectors_have_a_line_with_what_is_between_others_beside_it() -> None:
+    found, _ = evaluate_vectors(fakes.model().eval(), [fakes.fake_batch(images=3)])
+    table = vectors_table([("a set", found)])
+    own, other, gap = (f"{found[name]:.3f}" for name in ("own_cosine", "other_cosine", "gap"))
+    assert (table.rows, len(table.header)) == ((("a set", "3", own, other, gap),), 5)
 
 
 def test_what_is_not_finite_is_a_dash() -> None:

@@ -61,15 +61,16 @@ def test_what_is_neither_a_share_nor_a_count_has_no_mean():
 def test_retrieval_is_shown_in_percent_with_chance_under_it():
     found = retrieval_table(RESULTS)
     assert found.rows[0] == (
-        "train: coarse/a", "1,200", "6,000", "12.5", "50.0", "100.0", "5.5", "12.5", "50.0", "100.0", "5.5"
+        "train: coarse/a", "1,200", "6,000", "12.5", "50.0", "100.0", "5.5", "12.5", "50.0", "100.0", "5.5", "325.0"
     )  # fmt: skip
-    assert found.rows[1] == ("chance", "", "", "1.0", "5.0", "10.0", "", "1.0", "5.0", "10.0", "")
+    assert found.rows[1] == ("chance", "", "", "1.0", "5.0", "10.0", "", "1.0", "5.0", "10.0", "", "32.0")
     assert found.lesser == (1,)
 
 
 def test_grounding_is_shown_with_its_controls_under_it():
     found = grounding_table(RESULTS)
-    assert found.rows[0] == ("held out: eval/b", "10", "50.0", "45.0", "90.0", "10.0", "60.0", "70.0")
+    assert found.rows[0] == ("held out: eval/b", "10", "50.0", "45.0", "90.0", "10.0", "40.0", "60.0", "70.0")
+    assert found.header[6] == "GIoU ≥ 0.5"
     assert found.rows[1][0] == "constant box, fitted on train"
 
 
@@ -127,8 +128,8 @@ def test_the_ends_of_intervals_stand_under_recalls():
     ends = {"r1": [0.1, 0.15], "r10": [0.9, 1.0]}
     sets = {"eval/a": {"retrieval": {**RETRIEVAL, "t2i": {**DIRECTION, "interval": ends}}}}
     found = retrieval_table({"heldout": {"datasets": sets}})
-    assert found.rows[1] == ("95% from", "", "", "10.0", "", "90.0", "", "", "", "", "")
-    assert found.rows[2] == ("95% to", "", "", "15.0", "", "100.0", "", "", "", "", "")
+    assert found.rows[1] == ("95% from", "", "", "10.0", "", "90.0", "", "", "", "", "", "")
+    assert found.rows[2] == ("95% to", "", "", "15.0", "", "100.0", "", "", "", "", "", "")
     assert [row[0] for row in found.rows[3:]] == ["chance"]
     assert found.lesser == (1, 2, 3)
 
@@ -143,8 +144,8 @@ def test_what_is_reranked_has_its_own_intervals():
 def test_the_ends_of_intervals_stand_under_accuracies_and_above_the_controls():
     ends = {"acc50": [0.4, 0.625], "giou50": [0.1, 0.2], "pointing": [0.5, 0.75]}
     found = grounding_table({"heldout": {"datasets": {"eval/b": {"grounding": {**GROUNDING, "interval": ends}}}}})
-    assert found.rows[1] == ("95% from", "", "40.0", "", "", "", "", "50.0")
-    assert found.rows[2] == ("95% to", "", "62.5", "", "", "", "", "75.0")
+    assert found.rows[1] == ("95% from", "", "40.0", "", "", "", "10.0", "", "50.0")
+    assert found.rows[2] == ("95% to", "", "62.5", "", "", "", "20.0", "", "75.0")
     assert found.rows[3][0] == "constant box, fitted on train"
     assert found.lesser == (1, 2, 3)
 
