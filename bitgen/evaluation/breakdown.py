@@ -111,12 +111,16 @@ def check_counts(dataset: Mapping[str, Any], found: Mapping[str, int]) -> str:
 
 
 def check_measured(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    """Raises `CountError` where an entry of results.json is not over all texts that `dataset.json` says there are."""
-    measured = {"retrieval": entry.get("retrieval", {}).get("texts")}
-    measured["grounding"] = entry.get("grounding", {}).get("breakdown", {}).get("texts")
-    for task, found in measured.items():
-        if found not in (None, dataset["texts"]):
-            raise CountError(f"expected {task} over {dataset['texts']:,} texts of {dataset['name']}, found {found:,}")
+    """Raises `CountError` where an entry of results.json is not over all texts and phrases that `dataset.json` says there are."""
+    grounding = entry.get("grounding", {})
+    measured = [
+        ("retrieval", "texts", entry.get("retrieval", {}).get("texts")),
+        ("grounding", "texts", grounding.get("breakdown", {}).get("texts")),
+        ("grounding", "phrases", grounding.get("phrases")),
+    ]
+    for task, what, found in measured:
+        if found not in (None, dataset[what]):
+            raise CountError(f"expected {task} over {dataset[what]:,} {what} of {dataset['name']}, found {found:,}")
 
 
 def breakdown_table(results: Mapping[str, Any]) -> Table:

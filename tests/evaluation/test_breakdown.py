@@ -127,7 +127,7 @@ def test_the_mean_over_sets_leaves_out_what_one_of_them_has_not():
 
 
 def dataset(published: dict[str, int], counts: dict[str, int]) -> dict[str, Any]:
-    return {"name": "eval/refcoco-val", "published": published, "counts": counts, "texts": 10}
+    return {"name": "eval/refcoco-val", "published": published, "counts": counts, "texts": 10, "phrases": 20}
 
 
 def test_a_set_as_large_as_published_passes_in_silence():
@@ -162,6 +162,12 @@ def test_figures_over_fewer_texts_than_the_set_has_are_an_error():
     check_measured({"retrieval": {"texts": 10}, "grounding": {"breakdown": {"texts": 10}}}, dataset({}, {}))
     with pytest.raises(CountError, match="expected grounding over 10 texts of eval/refcoco-val, found 9"):
         check_measured({"grounding": {"breakdown": {"texts": 9}}}, dataset({}, {}))
+
+
+def test_figures_over_fewer_phrases_than_the_set_has_are_an_error():
+    check_measured({"grounding": {"phrases": 20}}, dataset({}, {}))
+    with pytest.raises(CountError, match="expected grounding over 20 phrases of eval/refcoco-val, found 19"):
+        check_measured({"grounding": {"phrases": 19}}, dataset({}, {}))
 
 
 def test_the_table_has_a_line_of_accuracies_and_a_line_of_counts():
