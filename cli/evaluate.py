@@ -80,6 +80,8 @@ class Arguments:
             )
         if (self.folder is None) != (not self.manifest):
             raise ValueError("expected --folder and --manifest together, found one of them")
+        if "heldout" not in self.split and (self.folder or self.compare):
+            raise ValueError("--folder and --compare are about held-out sets, found --split train alone")
         if self.seed < 0:
             raise ValueError(f"expected --seed of 0 or more, found {self.seed}")
         if self.out is None and self.last.startswith("hf://"):

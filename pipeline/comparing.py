@@ -9,7 +9,7 @@ from bitgen.evaluation.compare import compare
 from bitgen.evaluation.items import Items
 from pipeline.measuring import SCORED, Beside
 from pipeline.official import Official
-from pipeline.ready import Choice, prepare
+from pipeline.ready import Choice, asked, prepare
 from pipeline.results import evaluate
 from pipeline.sets import ResultsError
 
@@ -27,17 +27,25 @@ def compare_checkpoints(
         choice: of its tasks those that are scored by item, retrieval, grounding and captioning.
 
     Returns {"format_version", "a", "b": what each is, "seed", "sets": {NAME: {KIND: as `compare` returns}}, "notes": what a reader
-    must know}. Raises `ResultsError` where they have no set and task in common, before either is measured, as for everything
-    else that either lacks; what evaluating raises comes through.
+    must know}. Raises `ResultsError` where they have no set and task in common, or sets of one name that are not the same,
+    before either is measured, as for everything else that either lacks; what evaluating raises comes through.
     """
     wrong = [task for task in choice.tasks if task not in SCORED]
     if wrong:
         raise ResultsError(f"expected tasks to compare among {', '.join(SCORED)}, found {', '.join(wrong)}")
     choice = replace(choice, splits=("heldout",), java=False)  # which scores no image by itself
     both = [prepare(checkpoint, root, choice, official) for checkpoint in (a, b)]
-    asked = [{(name, task) for (_, name), tasks in ready.asked(choice).items() for task in tasks} for ready in both]
-    if not asked[0] & asked[1]:
+    of_a, of_b = (
+        {(name, task) for (_, name), tasks in asked(ready.sets, choice).items() for task in tasks} for ready in both
+    )
+    if not of_a & of_b:
         raise ResultsError(f"expected a held-out set that both can be measured on, found none: {a} and {b}")
+    for name in dict.fromkeys(name for name, _ in sorted(of_a & of_b)):
+        shards = [[each["sha256"] for each in ready.sets.heldout[name].dataset["shards"]] for ready in both]
+        if shards[0] != shards[1]:
+            raise ResultsError(
+                f"expected one {name} for both, found two that differ: --data says where both are measured"
+            )
     abouts: list[dict[str, Any]] = []
     items: list[dict[tuple[str, str], Items]] = []
     for ready in both:

@@ -56,17 +56,18 @@ class Ready:
     absent: dict[str, str]
     """Official sets that are not there, and why."""
 
-    def asked(self, choice: Choice) -> dict[tuple[Split, str], list[Task]]:
-        """By split and set, what is asked of it."""
-        splits: dict[Split, dict[str, ShardIndex]] = {"train": self.sets.train, "heldout": self.sets.heldout}
-        found: dict[tuple[Split, str], list[Task]] = {}
-        for split in choice.splits:
-            for name, index in splits[split].items():
-                wanted = split_tasks(choice.tasks, split)
-                tasks: list[Task] = [task for task in tasks_of(index) if task in wanted]
-                if tasks:
-                    found[split, name] = tasks
-        return found
+
+def asked(sets: Sets, choice: Choice) -> dict[tuple[Split, str], list[Task]]:
+    """By split and set, what is asked of it; sets of which nothing is are left out."""
+    splits: dict[Split, dict[str, ShardIndex]] = {"train": sets.train, "heldout": sets.heldout}
+    found: dict[tuple[Split, str], list[Task]] = {}
+    for split in choice.splits:
+        for name, index in splits[split].items():
+            wanted = split_tasks(choice.tasks, split)
+            tasks: list[Task] = [task for task in tasks_of(index) if task in wanted]
+            if tasks:
+                found[split, name] = tasks
+    return found
 
 
 def prepare(checkpoint: str, root: str | Path | None, choice: Choice, official: Official | None = None) -> Ready:
@@ -77,7 +78,7 @@ def prepare(checkpoint: str, root: str | Path | None, choice: Choice, official: 
         root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
         official: sets to evaluate in place of everything under eval/.
 
-    Raises `ResultsError` where no set fits, or one is not covered by the checkpoint's hold-out lists
+    Raises `ResultsError` where no set fits, or one that is asked is not covered by the checkpoint's hold-out lists
     (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
     as published; also what loading and reading raise.
     """
@@ -92,19 +93,19 @@ def prepare(checkpoint: str, root: str | Path | None, choice: Choice, official: 
     data = open_root(state.config.data, root)
     asks_sets = set(choice.tasks) != {"efficiency"}
     sets = open_sets(configs, data, official) if asks_sets else Sets({}, {}, ())
+    wanted = asked(sets, choice)
+    if asks_sets and not wanted:
+        raise ResultsError(
+            f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
+            f"{sorted(sets.train)} and {sorted(sets.heldout)}"
+        )
+    heldout = {name: sets.heldout[name] for split, name in wanted if split == "heldout"}
     listed = list_of(state.holdout_sha256, folder, data.folder)
     gaps = changed(states, sets.train)
     if checkpoint.startswith("hf://"):  # whose datasets may have the names of those here
         gaps.append("what a published model was trained on is not here")
     known = trained(state.holdout_sha256, configs, sets.train, sets.missing, gaps)
-    covers = coverage(sets.heldout, known, listed)
+    covers = coverage(heldout, known, listed)
     others = check_holdout(sets, state, covers, choice.allow_other_holdout)
-    asked = sets.heldout if "heldout" in choice.splits else {}
-    accounts = {name: account(index, covers[name]) for name, index in asked.items()}
-    ready = Ready(folder, model, state, configs, sets, others, accounts, dict(official.absent) if official else {})
-    if asks_sets and not ready.asked(choice):
-        raise ResultsError(
-            f"expected a dataset for {' or '.join(choice.tasks)} in {' or '.join(choice.splits)}, found none among "
-            f"{sorted(sets.train)} and {sorted(sets.heldout)}"
-        )
-    return ready
+    accounts = {name: account(index, covers[name]) for name, index in heldout.items()}
+    return Ready(folder, model, state, configs, sets, others, accounts, dict(official.absent) if official else {})

@@ -35,6 +35,8 @@ from shards.index import ShardIndex
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+_PHOTOGRAPHS: Mapping[Task, int] = {"memory": LEAST, "vectors": 2}
+"""How many a set of captions needs at least."""
 FIT_CAPTIONS = 20_000
 """Training texts that the constant caption is found in, at most."""
 
@@ -82,7 +84,7 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
         beside.figures[""] = efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
         check_measured(entry, sets.heldout[name].dataset)
-        entry.update(ready.accounts[name])
+        entry.update(ready.accounts.get(name, {}))
     results, places = without_nonfinite(results)
     results["not_finite"] = places
     results["notes"] = notes(results, ready.configs)
@@ -100,6 +102,8 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     if results.get("heldout", {}).get("grounding") and not any(config.loss.grounding for config in configs):
         found.append("The grounding head of this model has not been trained: the fine phase does that.")
     heldout = results.get("heldout", {}).get("datasets", {})
+    if missing := results.get("missing_training_sets"):
+        found.append(f"Not here, so that nothing tells whether they show held-out photographs: {', '.join(missing)}.")
     found += [f"{name} was not evaluated: {why}." for name, why in results.get("absent_sets", {}).items()]
     covers = {name: entry.get("holdout", SAME_LISTS) for name, entry in heldout.items()}
     found += notes_on({**dict.fromkeys(results["other_holdout"], NOT_COVERED), **covers})
@@ -153,14 +157,15 @@ def evaluate_split(
         rows = spaced(len(index), choice.train_limit if split == "train" else len(index))
         entry: dict[str, Any] = {"samples": len(index), "evaluated": len(rows)}
         if split == "heldout":
-            entry["seen_in_training"] = int(np.isin(np.asarray(index.image_ids), seen).sum())
+            entry["seen_in_training"] = int(np.isin(np.unique(np.asarray(index.image_ids)), seen).sum())
             if entry["seen_in_training"]:
                 log.warning("%s holds %d photographs that were trained on", name, entry["seen_in_training"])
-        small: tuple[Task, ...] = ("memory", "vectors")
-        lacking = [task for task in small if task in choice.tasks and task not in tasks_of(index)]
-        if split == "heldout" and lacking and "captioning" in tasks_of(index):
-            entry["not_asked"] = f"too few photographs for {' and '.join(lacking)}, which take {LEAST} and 2 or more"
         mine = tasks_of(index)
+        lacking = [task for task in _PHOTOGRAPHS if task in choice.tasks and task not in mine]
+        if split == "heldout" and lacking and "captioning" in mine:
+            takes = " and ".join(f"{task} ({_PHOTOGRAPHS[task]} or more)" for task in lacking)
+            entry["not_asked"] = f"too few photographs for {takes}"
+            datasets[name] = entry
         for task in split_tasks(choice.tasks, split):
             if task not in mine:
                 continue

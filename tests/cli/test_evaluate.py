@@ -108,6 +108,14 @@ def test_held_out_photographs_that_were_trained_on_are_counted_and_said(run: Pat
     assert "eval/leaked holds 1 photographs that were trained on." in found["notes"]
 
 
+def test_a_photograph_that_stands_twice_is_counted_once(run: Path, tmp_path: Path):
+    twice = [sample(5, captions(5)), replace(sample(5, captions(6)), key="drawn-again-5"), sample(14, captions(14))]
+    write_set(tmp_path / "data", "eval/leaked", twice)
+    main([str(run), "--task", "retrieval"])
+    entry = results(run)["heldout"]["datasets"]["eval/leaked"]
+    assert (entry["samples"], entry["seen_in_training"]) == (3, 1)
+
+
 def test_phrases_beyond_the_token_limit_are_said_to_be_misses():
     datasets = {"eval/long": {"seen_in_training": 0, "grounding": {"truncated": 3}}}
     found = notes({"train_photographs": 0, "other_holdout": [], "train": {"datasets": datasets}}, [])
@@ -127,11 +135,28 @@ def test_a_set_under_another_holdout_is_evaluated_when_told_and_the_result_says_
     assert results(run)["other_holdout"] == ["eval/other"]
 
 
+@pytest.mark.parametrize("asked", [["--split", "train"], ["--task", "grounding"]])
+def test_a_set_that_is_not_asked_is_no_reason_to_refuse(run: Path, tmp_path: Path, asked: list[str]):
+    write_set(tmp_path / "data", "eval/other", [sample(20, captions(20))], holdout_sha256="cd" * 32)
+    assert main([str(run), *asked]) == 0
+    assert results(run)["other_holdout"] == []
+
+
+@pytest.mark.parametrize("words", [["runs/any", "--folder", "a", "--manifest", "b"], ["--compare", "runs/a", "runs/b"]])
+def test_what_is_of_held_out_sets_alone_is_not_asked_of_others(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--split", "train"])
+    assert stopped.value.code == 2
+    assert "are about held-out sets" in capsys.readouterr().err
+
+
 def test_a_training_set_that_is_not_here_is_named(run: Path, tmp_path: Path):
     (tmp_path / "data/shards/fine/drawn-train/dataset.json").unlink()
     assert main([str(run)]) == 0
     found = results(run)
     assert found["missing_training_sets"] == ["fine/drawn-train"]
+    said = "Not here, so that nothing tells whether they show held-out photographs: fine/drawn-train."
+    assert said in found["notes"]
     assert found["heldout"]["grounding"]["controls"]["constant_box"]["fitted_on"] == "this set"
 
 

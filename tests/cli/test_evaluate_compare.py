@@ -104,3 +104,20 @@ def test_two_without_a_set_in_common_are_not_compared(run: Path, tmp_path: Path,
     other = write_run(replace(config, data=replace(config.data, mixture=mixture)))
     assert main(["--compare", str(run), str(other)]) == 1
     assert "expected a held-out set that both can be measured on, found none" in capsys.readouterr().err
+
+
+def test_two_sets_of_one_name_that_differ_are_not_compared(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    # A smaller gallery is an easier one.
+    for name, numbers in (
+        ("coarse/drawn-train", (0, 1)),
+        ("fine/drawn-train", (0, 1)),
+        ("eval/drawn-captions", (10, 11)),
+    ):
+        write_set(tmp_path / "data", name, [sample(n, captions(n)) for n in numbers])
+    other = write_run(run_config(tmp_path / "data", tmp_path / "runs", "elsewhere"))
+    assert main(["--compare", str(run), str(other)]) == 1
+    assert "expected one eval/drawn-captions for both, found two that differ" in capsys.readouterr().err
+    found = compare(run, other, tmp_path / "both.json", "--data", str(run.parent.parent / "data"))
+    assert found["sets"]["eval/drawn-captions"]["t2i"]["items"] == 8
