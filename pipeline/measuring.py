@@ -2,7 +2,7 @@
 what a page shows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from bitgen.batch import Batch
 from bitgen.evaluation.attention import Looked, evaluate_attention
 from bitgen.evaluation.attention_figures import attention_figures
 from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
-from bitgen.evaluation.caption_cards import Captioned, captioned, spread
+from bitgen.evaluation.caption_cards import Captioned, captioned, said_of, spread
 from bitgen.evaluation.caption_scores import FIGURES, Scores, figures
 from bitgen.evaluation.captioning import MODEL, evaluate_captioning
 from bitgen.evaluation.grounding import evaluate_grounding
@@ -24,6 +24,7 @@ from bitgen.evaluation.page import Html
 from bitgen.evaluation.recall import LEAST, evaluate_memory
 from bitgen.evaluation.retrieval import evaluate_retrieval
 from bitgen.evaluation.vectors import evaluate_vectors
+from bitgen.licences import may_leave
 from bitgen.model.bitgen import BitGen
 from shards.index import ShardIndex
 
@@ -153,7 +154,10 @@ def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     found, looked = evaluate_attention(model, asked.batches(), seed=asked.seed)
     found["heads"] = evaluate_heads(model, asked.again())
     _keep(asked.name, attention_figures(found) | head_figures(found["heads"]), beside)
-    beside.looked += looked
+    for each in looked:
+        record = asked.index.record(each.position)
+        about = said_of(record, asked.name)
+        beside.looked.append(replace(each, about=about, may_leave=may_leave(record.licence)))
     return found
 
 

@@ -36,6 +36,8 @@ class Looked:
 
     key: str
     """Of the sample."""
+    position: int
+    """`Batch.positions` of the image."""
     image: Tensor
     """[3, S, S] uint8, as the model sees it."""
     words: str
@@ -45,6 +47,10 @@ class Looked:
     """[N, 4], corners in fractions of the image."""
     maps: dict[str, Tensor]
     """[H, N] float32 by way."""
+    about: str = ""
+    """Its set, source and licence, which a batch does not say."""
+    may_leave: bool = False
+    """Whether its licence lets anybody pass the picture on (`bitgen.licences`), likewise."""
 
 
 def evaluate_attention(
@@ -170,6 +176,7 @@ def _looked(batch: Batch, rows: TextRows, seen: Mapping[str, Tensor], most: int)
         ids = rows.token_ids[text][rows.token_mask[text]].tolist()
         yield Looked(
             key=batch.keys[image],
+            position=int(batch.positions[image]),
             image=batch.images[image],
             words=tokenizer.decode(ids).strip(),
             phrase=tokenizer.decode(ids[slice(*rows.phrase_tokens[phrase].tolist())]).strip(),

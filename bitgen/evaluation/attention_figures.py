@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitgen.evaluation.attention import Looked
 from bitgen.evaluation.charts import matrix_chart
-from bitgen.evaluation.letters import drawable
+from bitgen.evaluation.letters import wrapped
 from bitgen.evaluation.page import Html, figure, join, share, text
 from bitgen.evaluation.pictures import WHITE, Outline, framed, heat_uri, photo_uri, picture, tensor_uri
 
@@ -59,7 +59,7 @@ def _card(looked: Looked) -> Html:
         ]
         lines.append(Html(f'<h4>{text(way)}</h4><div class="maps heads">{join(maps)}</div>'))
     return Html(
-        f'<article class="card"><h3>{text(looked.key)} <small>{text(looked.phrase)}</small></h3>'
+        f'<article class="card"><h3>{text(looked.key)} <small>{text(looked.about)}</small></h3>'
         f'<div class="pair"><div class="asked">{main}</div><div class="words">{join(lines)}</div></div></article>'
     )
 
@@ -73,14 +73,17 @@ def attention_png(looked: Looked) -> bytes:
     """The card as PNG."""
     heads = max(len(weights) for weights in looked.maps.values())
     step = _SHEET_PX + _GAP_PX
-    width, height = _GAP_PX + (heads + 1) * step, 2 * _LINE_PX + len(looked.maps) * (step + _LINE_PX) + _GAP_PX
-    paper = Image.new("RGB", (width, height), "white")
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(size=13)
-    said = drawable(f"{looked.key}: “{looked.phrase}” in: {looked.words}")
-    pen.text((_GAP_PX, 8), said, fill="black", font=font)
-    paper.paste(_drawn(looked, None), (_GAP_PX, 3 * _LINE_PX))
+    width, font = _GAP_PX + (heads + 1) * step, ImageFont.load_default(size=13)
+    said = (f"{looked.key} · {looked.about}", f"“{looked.phrase}” in: {looked.words}")
+    rows = [row for each in said for row in wrapped(each, font, width - 2 * _GAP_PX)]
+    top = (len(rows) + 1) * _LINE_PX
+    paper = Image.new("RGB", (width, top + len(looked.maps) * (step + _LINE_PX) + _GAP_PX), "white")
+    pen = ImageDraw.Draw(paper)
+    for number, row in enumerate(rows):
+        pen.text((_GAP_PX, 8 + number * _LINE_PX), row, fill="black", font=font)
+    paper.paste(_drawn(looked, None), (_GAP_PX, top + _LINE_PX))
     for row, (way, weights) in enumerate(looked.maps.items()):
-        y = 2 * _LINE_PX + row * (step + _LINE_PX)
+        y = top + row * (step + _LINE_PX)
         pen.text((_GAP_PX, y), way, fill="black", font=font)
         for head, one in enumerate(weights):
             x = _GAP_PX + (head + 1) * step

@@ -1,6 +1,5 @@
 """Captions beside their images and what people wrote: some of the worst, of the middle and of the best of a set."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from bitgen.batch import Batch
 from bitgen.evaluation.caption_scores import Scores, rouge_l, words
-from bitgen.evaluation.letters import drawable
+from bitgen.evaluation.letters import wrapped
 from bitgen.evaluation.page import Html, join, text
 from bitgen.evaluation.pictures import photo_uri, picture
 from bitgen.licences import may_leave
@@ -67,7 +66,7 @@ def captioned(sample: Sample, batch: Batch, scores: Scores, number: int, label: 
     own = [(each.text, meant) for each in sample.texts[:TEXTS] if (meant := words(each.text))]
     return Captioned(
         key=sample.key,
-        about=" · ".join(part for part in (label, sample.source, sample.licence) if part),
+        about=said_of(sample, label),
         image=batch.images[0],
         caption=scores.captions[number] if said else "",
         cider_d=cider,
@@ -75,6 +74,11 @@ def captioned(sample: Sample, batch: Batch, scores: Scores, number: int, label: 
         texts=tuple((words_, rouge_l(said, [meant])) for words_, meant in own),
         may_leave=may_leave(sample.licence),
     )
+
+
+def said_of(sample: Sample, label: str) -> str:
+    """Its set by `label`, its source and its licence."""
+    return " · ".join(part for part in (label, sample.source, sample.licence) if part)
 
 
 def caption_card(found: Captioned) -> Html:
@@ -101,8 +105,8 @@ def caption_png(found: Captioned) -> bytes:
     parts = [("Generated caption", _MUTED), (found.caption or "nothing", _INK), (found.scores, _MUTED), ("", _INK)]
     parts.append(("Its texts, with the ROUGE-L of each", _MUTED))
     parts += [(f"{own} ({score:.2f})", _INK) for own, score in found.texts]
-    rows = [(row, colour) for said, colour in parts for row in _wrapped(said, font, _PNG_PX - left - _GAP_PX)]
-    heads = [(row, _MUTED) for row in _wrapped(f"{found.key} · {found.about}", font, _PNG_PX - 2 * _GAP_PX)]
+    rows = [(row, colour) for said, colour in parts for row in wrapped(said, font, _PNG_PX - left - _GAP_PX)]
+    heads = [(row, _MUTED) for row in wrapped(f"{found.key} · {found.about}", font, _PNG_PX - 2 * _GAP_PX)]
     top = 2 * _GAP_PX + line * len(heads)
     paper = Image.new("RGB", (_PNG_PX, top + max(_SIDE_PX, line * len(rows)) + _GAP_PX), "white")
     shown = Image.fromarray(found.image.permute(1, 2, 0).contiguous().cpu().numpy())
@@ -114,15 +118,3 @@ def caption_png(found: Captioned) -> bytes:
     file = BytesIO()
     paper.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def _wrapped(said: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> Iterator[str]:
-    """Lines of at most `width_px`; a word that is longer has a line of its own, and is cut off by the picture's edge."""
-    row = ""
-    for word in drawable(said).split():
-        longer = f"{row} {word}".lstrip()
-        if row and font.getlength(longer) > width_px:
-            yield row
-            longer = word
-        row = longer
-    yield row

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bitgen.evaluation.letters import drawable
+from bitgen.evaluation.letters import drawable, wrapped
 from bitgen.evaluation.page import Html
 from bitgen.evaluation.style import STYLE
 
@@ -134,8 +134,8 @@ class _Paper:
         """Words from left to right and down; where the next thing begins."""
         font, x, line = _font(size), float(_MARGIN), size * 1.45
         self.grow(y + line)
-        for run in runs:
-            words = drawable(run.words)  # the two marks of a scatter are drawn below
+        for run in (part for whole in runs for part in _lines(whole, font)):
+            words = run.words  # the two marks of a scatter are drawn below
             width = font.getlength(words) / (SCALE * _SMOOTH) + 22 * bool(run.swatch)
             if x > _MARGIN and (run.begins or x + width > WIDTH_PX - _MARGIN):
                 x, y = float(_MARGIN), y + line
@@ -240,6 +240,15 @@ _DRAWN = {
 
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size * SCALE * _SMOOTH)
+
+
+def _lines(run: _Run, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[_Run]:
+    """A run, or the several that its words become where they are too long for a line."""
+    room = WIDTH_PX - 2 * _MARGIN - 22 * bool(run.swatch)
+    first, *rest = wrapped(run.words, font, room * SCALE * _SMOOTH)
+    yield replace(run, words=first)
+    for words in rest:
+        yield replace(run, words=words, swatch="", begins=True)
 
 
 def _points(element: ElementTree.Element, place: _Place) -> list[Point]:

@@ -1,13 +1,14 @@
 """What bitgen-eval leaves beside results.json: a page, every figure of it as PNG, and what each item scored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitgen.evaluation.attention import Looked
 from bitgen.evaluation.attention_figures import attention_cards, attention_png
 from bitgen.evaluation.bootstrap import PERCENT
 from bitgen.evaluation.breakdown import breakdown_table
-from bitgen.evaluation.caption_cards import caption_card, caption_png
+from bitgen.evaluation.caption_cards import Captioned, caption_card, caption_png
 from bitgen.evaluation.inside_tables import (
     Sets,
     attention_table,
@@ -17,6 +18,7 @@ from bitgen.evaluation.inside_tables import (
     memory_table,
     naming_table,
     size_table,
+    vectors_table,
 )
 from bitgen.evaluation.items import write_items
 from bitgen.evaluation.page import Html, count, document, facts, join, paragraph, table, text
@@ -39,6 +41,7 @@ def folder_of(out: Path) -> Path:
 _INSIDE: Mapping[str, tuple[Callable[[Sets], Table], ...]] = {
     "memory": (memory_table, naming_table, forgetting_table),
     "attention": (attention_table,),
+    "vectors": (vectors_table,),
 }
 
 
@@ -63,7 +66,8 @@ def write_beside(folder: Path, results: Mapping[str, Any], beside: Beside) -> No
         for kind, figure in figures.items():
             _write(folder / f"{file_name(name)}-{kind}.png".removeprefix("-"), png(figure))
     for number, looked in enumerate(beside.looked):
-        _write(folder / f"attention-{number}.png", attention_png(looked))
+        if looked.may_leave:
+            _write(folder / f"attention-{number}.png", attention_png(looked))
     for name, cards in beside.captions.items():
         for number, card in enumerate(cards):
             if card.may_leave:
@@ -100,14 +104,18 @@ def page(results: Mapping[str, Any], beside: Beside) -> str:
         ]
         sections.append(("Figures", join(charts)))
     if beside.looked:
-        sections.append(("Where heads look", attention_cards(beside.looked)))
+        sections.append(("Where heads look", join((_kept(beside.looked), attention_cards(beside.looked)))))
     cards = [card for each in beside.captions.values() for card in each]
     if cards:
-        kept = sum(not card.may_leave for card in cards)
-        said = f"{kept:,} of these are no PNG: their licence does not let everybody pass the picture on."
-        note = paragraph(said, "muted") if kept else Html("")
-        sections.append(("Captions, from the best to the worst", join((note, *map(caption_card, cards)))))
+        sections.append(("Captions, from the best to the worst", join((_kept(cards), *map(caption_card, cards)))))
     return document(f"Evaluation: {results['run']}", f"{results['checkpoint']}", sections, "made by bitgen-eval")
+
+
+def _kept(cards: Sequence[Captioned | Looked]) -> Html:
+    """How many of them `write_beside` makes no PNG of."""
+    kept = sum(not card.may_leave for card in cards)
+    said = f"{kept:,} of these are no PNG: their licence does not let everybody pass the picture on."
+    return paragraph(said, "muted") if kept else Html("")
 
 
 def _sets(results: Mapping[str, Any], task: str) -> Sets:

@@ -14,7 +14,7 @@ from PIL import Image
 from bitgen.evaluation.items import read_items
 from cli.evaluate import main
 from pipeline.measuring import Task
-from tests.runs import captions, run_config, sample, write_run, write_set, write_world
+from tests.runs import captions, run_config, sample, sentences, write_run, write_set, write_world
 
 ALL = get_args(Task)
 
@@ -56,8 +56,16 @@ def test_a_model_is_looked_into_on_what_was_held_out(results: dict[str, Any]):
 
 def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):
     assert [note for note in results["notes"] if "too few photographs" in note] == [
-        "eval/drawn-captions: too few photographs for memory, which take 6 and 2 or more."
+        "eval/drawn-captions: too few photographs for memory (6 or more)."
     ]
+
+
+def test_a_set_of_which_nothing_can_be_asked_is_named_too(run: Path, tmp_path: Path):
+    out = tmp_path / "memory.json"
+    assert main([str(run), "--task", "memory", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert set(found["heldout"]["datasets"]["eval/drawn-captions"]) & set(ALL) == set()
+    assert "eval/drawn-captions: too few photographs for memory (6 or more)." in found["notes"]
 
 
 def test_captions_stand_beside_one_for_all_from_training(results: dict[str, Any]):
@@ -78,9 +86,9 @@ def test_every_figure_is_a_png_and_on_the_page(run: Path):
         "attention-0",
     } <= {path.stem for path in pictures}
     assert min(Image.open(BytesIO(path.read_bytes())).width for path in pictures) > 200
-    assert page.count("<svg") >= len(
-        [path for path in pictures if not re.search("attention-[0-9]|caption-[0-9]", path.stem)]
-    )
+    charts = [path for path in pictures if not re.search("attention-[0-9]|caption-[0-9]", path.stem)]
+    assert page.count('<figure class="chart') == len(charts) > 20
+    assert page.count('<article class="card">') == len(pictures) - len(charts)
     for section in ("Summary", "Results", "Figures", "Where heads look", "Captions, from the best to the worst"):
         assert f">{section}</h2>" in page
 
@@ -97,6 +105,21 @@ def test_a_picture_that_may_not_be_passed_on_is_on_the_page_alone(tmp_path: Path
     page = (run / "captioning.page/index.html").read_text()
     assert "1 of these are no PNG: their licence does not let everybody pass the picture on." in page
     assert page.count('<article class="card">') == 2
+
+
+def test_a_picture_that_heads_look_at_is_passed_on_by_its_licence_too(tmp_path: Path):
+    samples = [sample(n, sentences(n)) for n in (20, 21, 22)]
+    write_set(tmp_path / "data", "eval/some", [samples[0], replace(samples[1], licence="unknown"), samples[2]])
+    write_set(tmp_path / "data", "fine/drawn-train", [sample(1, sentences(1))])
+    write_set(tmp_path / "data", "coarse/drawn-train", [sample(1, captions(1))])
+    run = write_run(run_config(tmp_path / "data", tmp_path / "runs"))
+    assert main([str(run), "--task", "attention"]) == 0
+    assert sorted((run / "attention.page").glob("attention-[0-9].png")) == [
+        run / f"attention.page/attention-{number}.png" for number in (0, 2)
+    ]
+    page = (run / "attention.page/index.html").read_text()
+    assert "1 of these are no PNG: their licence does not let everybody pass the picture on." in page
+    assert "<h3>drawn-21 <small>eval/some · drawn · unknown</small></h3>" in page
 
 
 def test_what_each_item_scored_has_the_figures_as_its_means(run: Path, results: dict[str, Any]):

@@ -1,10 +1,12 @@
 """Attention weights that give what the layer gives, and where a head that is made by hand looks."""
 
 from dataclasses import replace
+from io import BytesIO
 from typing import cast
 
 import pytest
 import torch
+from PIL import Image
 
 from bitgen.evaluation.attention import evaluate_attention, phrase_attention, watched
 from bitgen.evaluation.attention_figures import attention_cards, attention_figures, attention_png
@@ -108,7 +110,10 @@ def test_what_was_seen_becomes_a_card_and_a_picture() -> None:
     card = attention_cards(looked)
     assert card.count('class="heat"') == 4  # two ways of two heads
     assert "everywhere alike" in attention_figures(found)["attention-in-box"]
-    assert attention_png(looked[0]).startswith(b"\x89PNG")
+    assert looked[0].position == 0
+    short, long = (Image.open(BytesIO(attention_png(replace(looked[0], words="a dog " * n)))) for n in (1, 60))
+    assert (short.width, long.width) == (568, 568)
+    assert long.height >= short.height + 40
 
 
 def test_images_without_phrases_are_refused() -> None:

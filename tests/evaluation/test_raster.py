@@ -43,6 +43,13 @@ def test_a_bar_covers_its_place_in_its_colour() -> None:
     assert high > 400
 
 
+def test_a_long_heading_takes_several_lines() -> None:
+    bars = [Bar("a", 1.0)]
+    short, long = (_opened(bar_ranking("of a run with a name " * n, bars)) for n in (1, 8))
+    assert long.height > short.height + 40
+    assert np.asarray(long)[: long.height - short.height, -20:].min() == 255
+
+
 def test_opacity_lightens() -> None:
     image = _drawing('<g class="s0"><rect x="0" y="0" width="100" height="40" fill-opacity="0.5"/></g>')
     expected = tuple((255 + each) / 2 for each in colours()["s0"])
