@@ -86,7 +86,7 @@ def test_without_results_the_card_has_the_validation_of_its_step(run: Path) -> N
 
 
 def test_results_of_this_checkpoint_stand_in_the_card_and_those_of_another_do_not(run: Path) -> None:
-    shares = dict.fromkeys(("acc50", "mean_iou", "acc25", "acc75", "any_box_acc50", "pointing"), 0.5)
+    shares = dict.fromkeys(("acc50", "mean_iou", "acc25", "acc75", "giou50", "any_box_acc50", "pointing"), 0.5)
     found = {"phrases": 12, **shares, "controls": {}}
     results: dict[str, Any] = {"heldout": {"datasets": {"eval/x": {"grounding": found}}}, "notes": ["A warning."]}
     (run / "results.json").write_text(json.dumps(results | {"checkpoint": find(run).name}))
