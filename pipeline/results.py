@@ -161,9 +161,9 @@ def evaluate_split(
             if entry["seen_in_training"]:
                 log.warning("%s holds %d photographs that were trained on", name, entry["seen_in_training"])
         mine = tasks_of(index)
-        lacking = [task for task in _PHOTOGRAPHS if task in choice.tasks and task not in mine]
+        lacking = {task: n for task, n in _PHOTOGRAPHS.items() if task in choice.tasks and task not in mine}
         if split == "heldout" and lacking and "captioning" in mine:
-            takes = " and ".join(f"{task} ({_PHOTOGRAPHS[task]} or more)" for task in lacking)
+            takes = " and ".join(f"{task} ({n} or more)" for task, n in lacking.items())
             entry["not_asked"] = f"too few photographs for {takes}"
             datasets[name] = entry
         for task in split_tasks(choice.tasks, split):
