@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from bitgen.model.grounding import Grounded
-from bitgen.objectives.grounding import (
-    coverage,
-    drawn_phrases,
-    grounding_losses,
-    phrase_coverage,
-    region_contrast,
-    span_tokens,
-)
+from bitgen.objectives.grounding import coverage, grounding_losses, phrase_coverage, region_contrast
 from tests import fakes
 
 
@@ -189,20 +182,3 @@ def test_an_earlier_heat_map_is_measured_as_the_last_is() -> None:
     found = grounding_losses(replace(predicted, earlier=(predicted.heat, predicted.heat)), boxes, cover)
     torch.testing.assert_close(found["earlier"], 2 * (last["focal"] + last["dice"]))
     assert "earlier" not in last
-
-
-def test_a_phrase_is_drawn_of_each_image_that_has_one() -> None:
-    phrase_image = torch.tensor([0, 0, 0, 2, 3, 3])
-    drawn = {}
-    for part in (0.0, 0.5, 0.999999):
-        row, exists = drawn_phrases(phrase_image, 5, torch.full((5,), part))
-        assert exists.tolist() == [True, False, True, True, False]
-        drawn[part] = [row[image].item() for image in (0, 2, 3)]
-    assert drawn == {0.0: [0, 3, 4], 0.5: [1, 3, 5], 0.999999: [2, 3, 5]}
-
-
-def test_the_tokens_of_a_span_stand_first() -> None:
-    ids = torch.arange(20).view(2, 10)
-    found, mask = span_tokens(ids, torch.tensor([1, 0]), torch.tensor([[2, 5], [8, 10]]))
-    assert found[mask].tolist() == [12, 13, 14, 8, 9]
-    assert mask.sum(dim=1).tolist() == [3, 2]

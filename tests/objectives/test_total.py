@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.model.bitgen import ImageStates
 from bitgen.model.grounding import Grounded
-from bitgen.objectives.grounding import phrase_coverage
 from bitgen.objectives.total import Draws, Objective, draw
 from tests import fakes
 
@@ -42,7 +40,6 @@ def _logits(objective: Objective, batch: Batch) -> Tensor:
         ({"text": 1.0}, {"text", "token_acc", "token_nats", "memory_kl", *MEMORY}),
         ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "earlier", "grounding", "grounding_acc50"}),
         ({"region": 1.0}, {"region", "region_temperature"}),
-        ({"region_text": 1.0}, {"region_text"}),
     ],
 )
 def test_a_loss_without_weight_is_not_computed(weights: dict[str, float], names: set[str]) -> None:
@@ -186,33 +183,3 @@ def test_draws_are_even() -> None:
 
 def test_the_largest_seed_draws() -> None:
     assert draw(2**31 - 1, 10**7, 2, 4, CPU).episode.shape == (2,)
-
-
-def test_a_phrase_is_said_from_its_region_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the patches hold that no box of the drawn phrase covers."""
-    objective, batch = Objective(fakes.model(), fakes.losses(region_text=1.0)).eval(), fakes.fake_batch(phrases=1)
-    boxes = torch.tensor([[0.0, 0.0, 0.4, 0.4]]).repeat(len(batch.boxes), 1)
-    batch = replace(batch, boxes=boxes)
-    encode, found = objective.model.encode_image, []
-    for outside in (0.0, 100.0, None):
-
-        def changed(images: Tensor, outside: float | None = outside) -> ImageStates:
-            states = encode(images)
-            side = round(states.dual.shape[1] ** 0.5)
-            inside = phrase_coverage(boxes[:1], torch.tensor([0]), 1, side)[0] > 0
-            hidden = ~inside if outside is not None else inside
-            return replace(states, dual=states.dual.masked_fill(hidden[:, None], outside or 0.0))
-
-        monkeypatch.setattr(objective.model, "encode_image", changed)
-        found.append(objective(batch, _draws())["region_text"].item())
-    assert found[0] == found[1]
-    assert found[2] != found[0]
-
-
-def test_a_batch_without_phrases_has_nothing_to_say_of_regions() -> None:
-    objective, batch = Objective(fakes.model(), fakes.losses(region_text=1.0)), fakes.fake_batch()
-    names = ("phrase_text", "phrase_slot", "phrase_tokens", "boxes", "box_phrase")
-    parts = objective(replace(batch, max_slots=0, **{name: getattr(batch, name)[:0] for name in names}), _draws())
-    parts["loss"].backward()
-    assert parts["region_text"].item() == 0
-    assert all(not p.grad.any() for p in objective.model.decoder.parameters() if p.grad is not None)
