@@ -17,8 +17,6 @@ from bitgen.model.grounding import Grounded
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 """Source: RetinaNet, arXiv 1708.02002."""
-SPAN_TOKENS = 16
-"""Of a phrase that is said from its region; what is longer is said no further."""
 
 
 def coverage(boxes: Tensor, side: int) -> Tensor:
@@ -40,32 +38,6 @@ def phrase_coverage(boxes: Tensor, box_phrase: Tensor, phrases: int, side: int) 
     covered = coverage(boxes, side)
     rows = box_phrase[:, None].expand_as(covered)
     return covered.new_zeros(phrases, side * side).scatter_reduce(0, rows, covered, "amax", include_self=True)
-
-
-def drawn_phrases(phrase_image: Tensor, images: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One phrase of each image: (row [B], exists [B] bool). An image without a phrase has none; its row is of another image.
-
-    Args:
-        phrase_image: [P] ascending.
-        uniform: [B] draws within [0, 1).
-    """
-    count = uniform.new_zeros(images).scatter_add(0, phrase_image, torch.ones_like(phrase_image, dtype=uniform.dtype))
-    first = count.cumsum(0) - count
-    row = (first + (uniform * count).floor().clamp(max=(count - 1).clamp(min=0))).long()
-    return row.clamp(max=max(0, len(phrase_image) - 1)), count > 0
-
-
-def span_tokens(token_ids: Tensor, texts: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens of spans, from the first column on: (ids [B, `SPAN_TOKENS`], mask [B, `SPAN_TOKENS`]).
-
-    Args:
-        token_ids: [T, L].
-        texts: [B] rows of it.
-        spans: [B, 2] tokens [start, stop) of each.
-    """
-    place = spans[:, :1] + torch.arange(SPAN_TOKENS, device=spans.device)
-    mask = place < spans[:, 1:]
-    return token_ids[texts[:, None], place.clamp(max=token_ids.shape[1] - 1)], mask
 
 
 def grounding_losses(predicted: Grounded, target_boxes: Tensor, target_heat: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.grounding import span_means
 from bitgen.objectives.captioning import next_token_loss, predicted
 from bitgen.objectives.contrastive import image_text_contrast
-from bitgen.objectives.grounding import drawn_phrases, grounding_losses, phrase_coverage, region_contrast, span_tokens
+from bitgen.objectives.grounding import grounding_losses, phrase_coverage, region_contrast
 from bitgen.objectives.matching import image_text_matching
 from bitgen.objectives.memory import random_halves, recall_episodes
 from bitgen.objectives.queue import FeatureQueue
@@ -101,10 +101,8 @@ class Objective(nn.Module):
             parts |= self._captioning(image, text, batch, draws)
         if config.grounding or config.region:  # also without a phrase: ranks must agree on what they compute
             parts |= self._grounding(image, text, batch)
-        if config.region_text:
-            parts["region_text"] = self._region_text(image, batch, draws)
         weights = {"itc": config.itc, "itm": config.itm, "text": config.text, "memory_kl": config.memory_kl}
-        weights |= {"grounding": config.grounding, "region": config.region, "region_text": config.region_text}
+        weights |= {"grounding": config.grounding, "region": config.region}
         total = sum((weights[name] * value for name, value in parts.items() if name in weights), torch.zeros(()))
         return {"loss": total, "temperature": 1 / scale.detach(), **parts}
 
@@ -136,25 +134,6 @@ class Objective(nn.Module):
             "memory_recall_others": recall.others,
             **{name: weighted_mean(value / count, count) for name, value in seen.items()},
         }
-
-    def _region_text(self, image: ImageStates, batch: Batch, draws: Draws) -> Tensor:
-        """Cross-entropy of a phrase's tokens after its first, of one phrase an image, given the patches that its boxes cover; a
-        scalar."""
-        side = round(image.dual.shape[1] ** 0.5)
-        # Not the draws' own number, which no random choice of these phases takes: matching is for other ones.
-        row, is_there = drawn_phrases(batch.text_image[batch.phrase_text], len(image.dual), draws.negatives[:, 1])
-        spans, cover = batch.phrase_tokens, phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), side)
-        if not len(spans):  # ranks must agree on what they compute
-            spans, cover, row = spans.new_zeros(1, 2), cover.new_ones(1, side**2), torch.zeros_like(row)
-        texts = batch.phrase_text[row] if len(batch.phrase_text) else batch.first_text
-        ids, mask = span_tokens(batch.token_ids, texts, spans[row])
-        seen = cover[row] > 0
-        embedding = self.model.text.token
-        states = self.model.decoder(ids, embedding, image.dual, seen | ~seen.any(dim=1, keepdim=True))
-        classes, told = embedding.targets(ids, mask & is_there[:, None])
-        count = predicted(told).float()
-        total = next_token_loss(states, embedding.head, classes, told, self.config.label_smoothing)
-        return weighted_mean(total / count.clamp(min=1), count)
 
     def _grounding(self, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
         phrases = batch.phrase_text.shape[0]

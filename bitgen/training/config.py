@@ -153,8 +153,6 @@ class LossConfig:
     """Weight of 5 L1 + 2 (1 - GIoU) + focal + Dice."""
     region: float = 0.0
     """Weight of region-phrase contrast."""
-    region_text: float = 0.0
-    """Weight of saying a phrase, one for each image, word by word from the patches that its boxes cover."""
     memory_kl: float = 0.1
     """Weight of the memory's divergence from its prior, per slot and width."""
     itm_negatives: Literal["batch", "queue"] = "batch"
@@ -234,7 +232,7 @@ class TrainConfig:
             _hold(width % vision.random_heads == 0, "model.vision.random_width", "a multiple of random_heads", width)
             _hold(data.image_px % patch == 0, "data.image_px", f"a multiple of the patch, {patch}", data.image_px)
         loss = self.loss
-        names = ("itc", "itm", "text", "grounding", "region", "region_text")
+        names = ("itc", "itm", "text", "grounding", "region")
         _hold(
             any(getattr(loss, name) for name in names), "loss", f"above 0 for one of {', '.join(names)}", "only zeros"
         )

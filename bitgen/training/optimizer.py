@@ -28,7 +28,7 @@ def set_trainable(objective: Objective, lora: bool) -> None:
         model.match_head: bool(loss.itm),
         model.memory: bool(loss.text),
         model.reading_projection: bool(loss.text),
-        model.decoder: bool(loss.text or loss.region_text),
+        model.decoder: bool(loss.text),
         model.grounding: bool(loss.grounding),
         model.region_temperature: bool(loss.region),
     }.items():

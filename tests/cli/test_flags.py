@@ -178,7 +178,6 @@ FLAGS = """
 --loss.text
 --loss.grounding
 --loss.region
---loss.region-text
 --loss.memory-kl
 --loss.itm-negatives
 --loss.queue
