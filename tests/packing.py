@@ -24,7 +24,7 @@ def model(seed: int = 0, vision: dict[str, Any] | None = None, **fields: Any) ->
     vision_tower = build_tower(tower)
     if registers:
         shape = {**vision_tower.config_dict(), "model_type": "dinov2_with_registers", "num_register_tokens": registers}
-        vision_tower = VisionTower("random", tower.mode, "random", config=shape, lora_rank=tower.lora_rank)
+        vision_tower = VisionTower("random", tower.mode, "random", config=shape, feature_layers=tower.feature_layers)
     network = BitGen(replace(fakes.MODEL, vision=tower, **fields), vision_tower, kept).eval()
     with torch.no_grad():
         for gate in network.gates().values():

@@ -7,6 +7,7 @@ and the name of an edge to the other.
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 Value: TypeAlias = Any
@@ -19,7 +20,7 @@ class Operations(Protocol):
         """A tensor of the packed file in fp32, taken as of `shape` where that is given."""
         ...
 
-    def constant(self, found: NDArray[Any] | float) -> Value:
+    def constant(self, found: NDArray[Any] | np.generic | float) -> Value:
         """An array, or a number in fp32."""
         ...
 

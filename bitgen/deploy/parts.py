@@ -68,7 +68,7 @@ class Parts:
         return {"start": start, "code": code, "embedding": o.unit(o.linear(code, "text_projection"))}
 
     def fusion(self, image: Value, text: Value, mask: Value) -> dict[str, Value]:
-        """Fused patches [Q, N, d] and text [Q, L, d], and log-odds [Q] that the two of a pair belong together.
+        """fused_image [Q, N, d], fused_text [Q, L, d], and odds [Q]: the log-odds that the two of a pair belong together.
 
         Args: start states `image` [Q, N, d] and `text` [Q, L, d], `mask` [Q, L] bool.
         """
@@ -80,7 +80,7 @@ class Parts:
         pooled = [o.linear(o.mean(image, 1), "match_image"), o.linear(self._pooled(text, mask), "match_text")]
         logits = o.linear(o.tanh(o.concat(pooled, -1)), "match_head")
         odds = o.reshape(o.subtract(o.cut(logits, 1, 1, 2), o.cut(logits, 1, 0, 1)), (-1,))
-        return {"patches": image, "text": text, "odds": odds}
+        return {"fused_image": image, "fused_text": text, "odds": odds}
 
     def grounding(self, patches: Value, text: Value, shares: Value) -> dict[str, Value]:
         """centres [T, P, 4], as cx cy width height in 0..1, and heat [T, P, N], logits.
@@ -123,7 +123,7 @@ class Parts:
             rows: [B, K] of the embedding, of the newest tokens.
             position: [1], of these: L.
             seen: [B, C] bool, which context states may be seen.
-            cache: key_i and value_i [B K, H, L, d / H] of the tokens before, and what `decoder_start` gives.
+            cache: past_key_i and past_value_i [B K, H, L, d / H], of the tokens before, and what `decoder_start` gives.
         """
         o, config = self.o, self.config
         states = o.add(o.rows("text.token", rows), o.gather(o.weight("decoder.position.weight"), position))
@@ -133,7 +133,7 @@ class Parts:
             name = f"decoder.layers.{i}"
             newest = o.reshape(states, (-1, 1, config.width))
             key, value = self._keys_values(newest, f"{name}.attention")
-            key, value = o.concat([cache[f"key_{i}"], key], 2), o.concat([cache[f"value_{i}"], value], 2)
+            key, value = o.concat([cache[f"past_key_{i}"], key], 2), o.concat([cache[f"past_value_{i}"], value], 2)
             found |= {f"key_{i}": key, f"value_{i}": value}
             attended = self._attend(newest, key, value, f"{name}.attention")
             states = o.add(states, o.reshape_as(attended, states))

@@ -41,7 +41,7 @@ class Arithmetic:
         found = self._packed.floats(name)
         return found if shape is None else found.reshape(shape)
 
-    def constant(self, found: Array | float) -> Array:
+    def constant(self, found: Array | np.generic | float) -> Array:
         return found if isinstance(found, np.ndarray) else np.asarray(found, np.float32)
 
     def ternary(self, x: Array, name: str) -> Array:

@@ -139,8 +139,8 @@ def test_fused_states_and_matches_agree(both: Both) -> None:
     patches, states = both.model.fuse(image.start, text.start, text.mask)
     odds = both.model.match(image, text, torch.arange(2), torch.arange(2))
     found = both.parts.fusion(image.start.numpy(), text.start.numpy(), text.mask.numpy())
-    agree(both, found["patches"], patches)
-    agree(both, found["text"][text.mask.numpy()], states[text.mask])
+    agree(both, found["fused_image"], patches)
+    agree(both, found["fused_text"][text.mask.numpy()], states[text.mask])
     agree(both, found["odds"], odds)
 
 
@@ -168,16 +168,16 @@ def test_every_step_of_the_decoder_agrees(both: Both, confidence: float) -> None
     step = model.decoder.next_token(model.text.token, context, mask)
     cache = parts.decoder_start(dual.numpy(), values[0].numpy() * np.float32(confidence))
     for i in range(config.decoder_layers):
-        cache |= dict.fromkeys((f"key_{i}", f"value_{i}"), np.zeros((2, 2, 0, fakes.WIDTH // 2), np.float32))
+        cache |= dict.fromkeys((f"past_key_{i}", f"past_value_{i}"), np.zeros((2, 2, 0, fakes.WIDTH // 2), np.float32))
     seen = np.concatenate([np.ones((2, fakes.PATCHES), bool), np.full((2, 1), confidence > 0)], axis=1)
     for position, classes in enumerate(([3, 1], [0, 2], [2, 2])):
         expected = step(torch.tensor(classes)[:, None], torch.zeros(2, 1, dtype=torch.long))
         rows = model.text.token.rows(model.text.token.ids(torch.tensor(classes)))[:, None].numpy()
         found = parts.decoder_step(rows, np.array([position]), seen, cache)
-        cache |= found
+        cache |= {f"past_{name}": array for name, array in found.items()}
         agree(both, found["logits"], expected, close=1e-4)
         assert (found["logits"].argmax(-1) == expected.argmax(-1).numpy()).all()
-    assert cache["key_0"].shape[2] == 3
+    assert cache["past_key_0"].shape[2] == 3
 
 
 def test_positions_of_patches_are_the_models() -> None:
