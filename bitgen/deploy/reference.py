@@ -7,7 +7,7 @@ Ternary products add whole numbers, as an int8 runtime does; all else is fp32. S
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,19 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 def reference(packed: Packed) -> Parts:
     """Every part of the model, computed as it is called."""
     return Parts(Arithmetic(packed), packed.facts)
+
+
+def runner(packed: Packed) -> Callable[[str, Mapping[str, Array]], Mapping[str, Array]]:
+    """The reference as `bitgen.deploy.runtime.Runtime` runs a model: a part by its name, from its arguments by name."""
+    parts = reference(packed)
+
+    def run(part: str, given: Mapping[str, Array]) -> Mapping[str, Array]:
+        if part == "decoder_step":
+            own = {name: given[name] for name in ("rows", "position", "seen")}
+            return parts.decoder_step(**own, cache={**given})
+        return getattr(parts, part)(*given.values())
+
+    return run
 
 
 class Arithmetic:
