@@ -16,10 +16,7 @@ from onnx import ModelProto, TensorProto, checker
 from bitgen.deploy.onnx_graph import Graph, Input
 from bitgen.deploy.operations import Value
 from bitgen.deploy.packed import FILE, Packed, read
-from bitgen.deploy.parts import Parts
-
-PARTS = ("image_encoder", "text_encoder", "fusion", "grounding", "decoder_start", "decoder_step")
-"""Names of the graphs, and of the methods of `Parts` that they are."""
+from bitgen.deploy.parts import PARTS, Parts
 
 FLOAT, BOOL, INT64, UINT8 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64, TensorProto.UINT8
 

@@ -20,6 +20,8 @@ from bitgen.deploy.operations import Operations, Value
 from bitgen.deploy.packed import Facts
 from bitgen.deploy.vision import patch_tokens
 
+PARTS = ("image_encoder", "text_encoder", "fusion", "grounding", "decoder_start", "decoder_step")
+"""Methods of `Parts`, and names of the graphs that they become."""
 NORM_EPS = 1e-6
 """`bitgen.model.bitlinear`'s."""
 
