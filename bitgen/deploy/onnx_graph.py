@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from bitgen.deploy.operations import Value
-from bitgen.deploy.packed import CODES, FILE, ROWS, SCALE, SCALES, Packed
+from bitgen.deploy.packed import CODES, FILE, INPUT_SCALE, INPUT_ZERO, ROWS, SCALE, SCALES, Packed
 from bitgen.deploy.reference import LEVELS, NORM_EPS, SMALLEST_PEAK, WIDE_LEVELS
 
 OPSET, IR_VERSION = 20, 10
@@ -101,9 +101,7 @@ class Graph:
         return self.multiply(self.floats(sums), self.node("Relu", scale))
 
     def linear(self, x: str, name: str) -> str:
-        rows, *rest = self._packed.places[f"{name}.weight"].shape
-        weight = self.transpose(self.weight(f"{name}.weight", (rows, int(np.prod(rest)))), (1, 0))
-        y = self.matmul(x, weight)
+        y = self._byte_products(x, name) if name + ROWS in self._packed.places else self._float_products(x, name)
         return self.add(y, self.weight(f"{name}.bias")) if f"{name}.bias" in self._packed.places else y
 
     def rows(self, name: str, numbers: str) -> str:
@@ -228,6 +226,17 @@ class Graph:
             signed = self.subtract(self.node("Cast", codes, to=TensorProto.INT32), self.constant(np.int32(1)))
             self._made["ternary", name] = self.transpose(self.node("Cast", signed, to=TensorProto.INT8), (1, 0))
         return self._made["ternary", name]
+
+    def _float_products(self, x: str, name: str) -> str:
+        rows, *rest = self._packed.places[f"{name}.weight"].shape
+        return self.matmul(x, self.transpose(self.weight(f"{name}.weight", (rows, int(np.prod(rest)))), (1, 0)))
+
+    def _byte_products(self, x: str, name: str) -> str:
+        # Constants, not places in the file: maps of one input then share its codes (ONNX Runtime merges equal nodes).
+        step, zero = (self.constant(np.array(self._packed.tensors[name + of])) for of in (INPUT_SCALE, INPUT_ZERO))
+        weight = self.transpose(self._stored(name + ROWS), (1, 0))
+        sums = self.node("MatMulInteger", self.node("QuantizeLinear", x, step, zero), weight, zero)
+        return self.multiply(self.floats(sums), self.multiply(step, self._stored(name + SCALES)))
 
     def _first(self, stored: str, count: int) -> str:
         return self.cut(stored, 0, 0, count)

@@ -100,11 +100,11 @@ def pack(
 @torch.no_grad()
 def merged(model: BitGen, image_px: int) -> dict[str, Tensor]:
     """The model's tensors on the CPU, by name: adapters added to the weights beside them, positions for images of that side."""
-    vision = model.vision
+    vision, modules = model.vision, dict(model.named_modules())
     found = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name != _UNUSED}
     for name in [name for name in found if ".lora_A." in name]:
         stem = name.partition(".lora_A.")[0]
-        adapted = _module(vision, stem.removeprefix("vision."))
+        adapted: Any = modules.get(stem) or modules[to_installed(stem)]
         low, high = found.pop(name), found.pop(name.replace(".lora_A.", ".lora_B."))
         base = f"{stem}.base_layer.weight"
         found[base] = found[base] + adapted.scaling["default"] * (high.float() @ low.float())
@@ -163,13 +163,8 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Facts) -> None
         raise
 
 
-def _module(vision: Any, name: str) -> Any:
-    """By a name of transformers 5, whichever is installed."""
-    named = dict(vision.named_modules())
-    older = name
-    for old, new in (
-        ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.value", "attention.v_proj"),
-    ):
-        older = older.replace(new, old)
-    return named[name if name in named else older]
+def to_installed(name: str) -> str:
+    """The name of a tower's module in transformers 4, of what transformers 5 calls it."""
+    for old in ("query", "key", "value"):
+        name = name.replace(f".attention.{old[0]}_proj", f".attention.attention.{old}")
+    return name.replace(".attention.o_proj", ".attention.output.dense")

@@ -6,6 +6,7 @@ Its tensors have the names of the model's parameters:
 
     NAME.codes + NAME.scale    a ternary weight NAME.weight (`layout.py`), and its scale, fp32 []
     NAME.rows + NAME.scales    bytes of a weight NAME.weight, and the scale of each row
+    NAME.input_scale + _zero   of a linear map in bytes: its inputs are taken as (code - zero) x scale, codes 0 to 255
     all others                 as they are called in the model, in fp16 (two axes or more) or fp32
 
 Under "bitgen" the header's metadata hold one JSON object, `Facts`. The vision tower has no adapters left: they are merged. Its
@@ -34,6 +35,7 @@ FORMAT_VERSION = 1
 KEY = "bitgen"
 """Of the metadata."""
 CODES, SCALE, ROWS, SCALES = ".codes", ".scale", ".rows", ".scales"
+INPUT_SCALE, INPUT_ZERO = ".input_scale", ".input_zero"
 _DTYPES: Mapping[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
@@ -66,7 +68,7 @@ class Facts:
     weight_bits: int
     """7 or 8, of rows of bytes."""
     tower: str
-    """What the linear maps of the vision tower are in: fp16, or int8."""
+    """What the linear maps of the vision tower's layers are in: fp16, or int8."""
     tokenizer_sha256: str
     """Of GPT-2's two files, one after the other."""
     holdout_sha256: str

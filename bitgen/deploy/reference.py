@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgen.deploy.packed import ROWS, SCALE, SCALES, Packed
+from bitgen.deploy.packed import INPUT_SCALE, INPUT_ZERO, ROWS, SCALE, SCALES, Packed
 from bitgen.deploy.parts import Parts
 
 LEVELS, WIDE_LEVELS = np.float32(127), np.float32(32639)
@@ -59,17 +59,23 @@ class Arithmetic:
 
     def ternary(self, x: Array, name: str) -> Array:
         peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True), SMALLEST_PEAK)
-        codes = np.rint(x * (LEVELS / peak)).astype(np.int32)
+        codes = np.rint(x * (LEVELS / peak))
         square = np.square(x.astype(np.float64)).mean(axis=-1, keepdims=True)
         inverse = (1 / np.sqrt(square + NORM_EPS)).astype(np.float32)
-        sums = codes @ self._packed.ternary(name).T.astype(np.int32)
+        sums = _whole(codes, self._packed.ternary(name))
         scale = np.float32(self._packed.tensors[name + SCALE])
-        return sums.astype(np.float32) * (((peak / LEVELS) * inverse) * scale)
+        return sums * (((peak / LEVELS) * inverse) * scale)
 
     def linear(self, x: Array, name: str) -> Array:
-        weight = self.weight(f"{name}.weight")
-        y = x @ weight.reshape(len(weight), -1).T
-        return y + self.weight(f"{name}.bias") if f"{name}.bias" in self._packed.tensors else y
+        tensors = self._packed.tensors
+        if name + ROWS in tensors:
+            step, zero = np.float32(tensors[name + INPUT_SCALE]), np.float32(tensors[name + INPUT_ZERO])
+            codes = (np.rint(x / step) + zero).clip(0, 255) - zero
+            y = _whole(codes, tensors[name + ROWS]) * (step * tensors[name + SCALES])
+        else:
+            weight = self.weight(f"{name}.weight")
+            y = x @ weight.reshape(len(weight), -1).T
+        return y + self.weight(f"{name}.bias") if f"{name}.bias" in tensors else y
 
     def rows(self, name: str, numbers: Array) -> Array:
         codes, scales = self._packed.tensors[name + ROWS][numbers], self._packed.tensors[name + SCALES][numbers]
@@ -81,8 +87,8 @@ class Arithmetic:
         wide = np.rint(x * (WIDE_LEVELS / peak))
         high = np.rint(wide / np.float32(256))
         low = wide - high * np.float32(256)
-        sums = np.stack([high, low]).astype(np.int32) @ codes.T.astype(np.int32)
-        both = sums[0].astype(np.float32) * np.float32(256) + sums[1].astype(np.float32)
+        sums = _whole(np.stack([high, low]), codes)
+        both = sums[0] * np.float32(256) + sums[1]
         return both * (peak / WIDE_LEVELS) * scales
 
     def gather(self, x: Array, numbers: Array) -> Array:
@@ -156,3 +162,8 @@ class Arithmetic:
 
     def repeat(self, x: Array, like: Array) -> Array:
         return np.broadcast_to(x, (len(like), *x.shape[1:]))
+
+
+def _whole(codes: Array, weights: Array) -> Array:
+    """[..., O] in fp32: products of whole numbers [..., I] and [O, I], added without error (in fp64, exact below 2^53)."""
+    return (codes.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.float32)

@@ -81,10 +81,7 @@ class Runtime:
     def see(self, picture: str | Path | Image.Image) -> Seen:
         """Raises `PictureError` where it is no picture, `OSError` where the file cannot be read."""
         upright = open_picture(picture)
-        side = self.packed.facts.image_px
-        square = np.asarray(upright.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
-        pixels = np.ascontiguousarray(square.transpose(2, 0, 1))[None]
-        return Seen(upright, self._run("image_encoder", {"pixels": pixels}))
+        return Seen(upright, self._run("image_encoder", {"pixels": squeezed(upright, self.packed.facts.image_px)}))
 
     def encode_text(self, text: str) -> NDArray[np.float32]:
         """[d], a unit vector. The cosine with a picture's `states["embedding"]` says how alike they are."""
@@ -207,6 +204,12 @@ def open_picture(picture: str | Path | Image.Image) -> Image.Image:
         raise
     except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, Image.DecompressionBombError) as error:
         raise PictureError(f"expected a whole picture, found {error!r}: {picture}") from error
+
+
+def squeezed(picture: Image.Image, side_px: int) -> NDArray[np.uint8]:
+    """[1, 3, S, S]: an RGB picture as the model sees it, its aspect not kept."""
+    square = np.asarray(picture.resize((side_px, side_px), Image.Resampling.BICUBIC), np.uint8)
+    return np.ascontiguousarray(square.transpose(2, 0, 1))[None]
 
 
 def _sigmoid(x: Any) -> Any:

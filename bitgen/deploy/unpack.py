@@ -1,14 +1,15 @@
 """A packed file becomes the torch model again: what it computes is what every runtime of that file is to compute."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitgen.deploy.layout import latent
-from bitgen.deploy.pack import KEPT
-from bitgen.deploy.packed import CODES, ROWS, SCALE, Packed, PackedError, read
+from bitgen.deploy.pack import KEPT, to_installed
+from bitgen.deploy.packed import CODES, INPUT_SCALE, INPUT_ZERO, ROWS, SCALE, SCALES, Packed, PackedError, read
 from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.model.vision import VisionError
 
@@ -37,7 +38,24 @@ def load(path: str | Path) -> tuple[BitGen, Packed]:
     with torch.no_grad():
         for name in unused:
             model.get_parameter(name).zero_()
+    _quantise_inputs(model, packed)
     return model.eval(), packed
+
+
+def _quantise_inputs(model: BitGen, packed: Packed) -> None:
+    """Linear maps in bytes see their inputs as the integer product does, in 8 bits."""
+    modules = dict(model.named_modules())
+    for name in packed.tensors:
+        stem, _, kind = name.rpartition(".")
+        if f".{kind}" == INPUT_SCALE:
+            module = modules.get(stem) or modules[to_installed(stem)]
+            step, zero = float(packed.tensors[name]), float(packed.tensors[stem + INPUT_ZERO])
+            module.register_forward_pre_hook(partial(_rounded, step, zero))
+
+
+def _rounded(step: float, zero: float, _: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    codes = (given[0] / step).round().add(zero).clamp(0, 255)
+    return ((codes - zero) * step, *given[1:])
 
 
 def weights(packed: Packed) -> dict[str, Tensor]:
@@ -52,6 +70,6 @@ def weights(packed: Packed) -> dict[str, Tensor]:
             found[f"{stem}.weight"] = torch.from_numpy(packed.floats(f"{stem}.weight"))
         elif name == KEPT:
             found[name] = torch.from_numpy(tensor.astype(np.int64))
-        elif kind not in ("scale", "scales"):
+        elif f".{kind}" not in (SCALE, SCALES, INPUT_SCALE, INPUT_ZERO):
             found[name] = torch.from_numpy(packed.floats(name))
     return found
