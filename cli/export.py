@@ -134,7 +134,7 @@ def tokens_of(corpus: Path) -> list[int]:
     if (corpus / "dataset.json").is_file():
         indexes = {corpus.name: ShardIndex.open(corpus)}
     else:
-        indexes = corpora(Root(corpus), [])
+        indexes = corpora(Root(corpus / "shards"), [])
     if not indexes:
         raise ValueError(f"expected a file of texts, a dataset, or a folder that holds shards/, found none: {corpus}")
     return used_tokens(indexes).nonzero().flatten().tolist()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bitgen.deploy.export import export_graphs
+from bitgen.deploy.gallery import kept_at
 from cli.predict import main
 from tests import packing
 from tests.runs import photo
@@ -99,7 +100,7 @@ def test_a_name_is_remembered_from_one_command_to_the_next_and_forgotten(
 def test_an_index_is_kept_and_follows_the_folder(model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = (model, "--index", photos, "--query", "snow")
     first = predict(capsys, *asked)
-    (kept,) = model.glob("index-*.npz")
+    kept = kept_at(model, photos)
     stamp = kept.stat().st_mtime_ns
     assert predict(capsys, *asked) == first
     assert kept.stat().st_mtime_ns == stamp
