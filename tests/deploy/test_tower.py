@@ -1,6 +1,5 @@
 """A vision tower in bytes: the same for PyTorch, NumPy and ONNX Runtime, and near the one in fp16."""
 
-
 import numpy as np
 import onnx
 import pytest
