@@ -9,6 +9,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bitgen.colours import to_rgb
+
 MAX_PIXELS = 64_000_000
 """Of a stored image: 192 MB decoded. Read from the header, before anything is allocated."""
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -84,7 +86,7 @@ def from_pillow(image: Image.Image, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     """[H, W, 3] of an image opened or made by Pillow, in any mode, as `rgb` gives it of bytes. Raises what that raises."""
     _check_pixels(image.width, image.height, max_pixels)
     try:
-        return np.array(_rgb(image))
+        return np.array(to_rgb(image))
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise DecodeError(f"expected a whole image, {error!r}") from error
 
@@ -117,15 +119,6 @@ def _opened(image: bytes) -> Image.Image:
 def _with_pillow(image: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with _opened(image) as opened:
         return from_pillow(opened, max_pixels)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -16,7 +16,7 @@ EOT = 50256
 MAX_TOKENS = 256
 """Positions of a row at most, both end-of-texts included."""
 
-_FILES = Path(__file__).parent / "gpt2"
+FILES = Path(__file__).parent / "gpt2"
 
 
 class TokenError(ValueError):
@@ -76,7 +76,7 @@ class _Ids(dict[str, list[int]]):
 class Tokenizer:
     """GPT-2's BPE. Safe to use from several threads."""
 
-    def __init__(self, folder: Path = _FILES) -> None:
+    def __init__(self, folder: Path = FILES) -> None:
         """`folder` holds `vocab.json` and `merges.txt`. Raises `TokenError` where they are missing or not GPT-2's."""
         vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
         for path in (vocabulary, merges):

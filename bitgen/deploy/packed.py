@@ -1,0 +1,182 @@
+"""A packed model: one safetensors file that says what it is, read with NumPy alone.
+
+    8 bytes: length H of the header | H bytes of JSON: dtype, shape and place of each tensor | the tensors
+
+Its tensors have the names of the model's parameters:
+
+    NAME.codes + NAME.scale    a ternary weight NAME.weight (`layout.py`), and its scale, fp32 []
+    NAME.rows + NAME.scales    bytes of a weight NAME.weight, and the scale of each row
+    NAME.input_scale + _zero   of a linear map in bytes: its inputs are taken as (code - zero) x scale, codes 0 to 255
+    all others                 as they are called in the model, in fp16 (two axes or more) or fp32
+
+Under "bitgen" the header's metadata hold one JSON object, `Facts`. The vision tower has no adapters left: they are merged. Its
+position embeddings are those of the one image size that the model takes.
+
+Source: github.com/huggingface/safetensors (the format).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgen.deploy.layout import unpack_ternary
+from bitgen.tokens import FILES
+from bitgen.training.config import ModelConfig
+from bitgen.training.decode import build
+
+FILE = "model.safetensors"
+FORMAT_VERSION = 1
+KEY = "bitgen"
+"""Of the metadata."""
+CODES, SCALE, ROWS, SCALES = ".codes", ".scale", ".rows", ".scales"
+INPUT_SCALE, INPUT_ZERO = ".input_scale", ".input_zero"
+_DTYPES: Mapping[str, Any] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "I32": np.int32,
+    "I8": np.int8,
+    "U8": np.uint8,
+}
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors' own limit."""
+
+
+class PackedError(Exception):
+    """A packed file is missing, damaged, or of a version that this code does not know."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a packed file says of its model."""
+
+    config: ModelConfig
+    """Its tower is `frozen`: without adapters."""
+    vision: dict[str, Any]
+    """The shape of the vision tower, as `VisionTower.config_dict` gives it, for images of `image_px`."""
+    image_px: int
+    """Side of the square that the model sees."""
+    max_tokens: int
+    """Of a text, its two end-of-texts included."""
+    in_widths: dict[str, int]
+    """Inputs of each ternary layer, by name: its bytes alone say it only up to a multiple of 4."""
+    weight_bits: int
+    """7 or 8, of rows of bytes."""
+    tower: str
+    """What the linear maps of the vision tower's layers are in: fp16, or int8."""
+    tokenizer_sha256: str
+    """Of GPT-2's two files, one after the other."""
+    holdout_sha256: str
+    """Of the evaluation images that training left out."""
+    run: str
+    phase: str
+    step: int
+    """Optimizer steps done."""
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in the file."""
+
+    dtype: str
+    """Safetensors' name."""
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes from the start of the file."""
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return self.size_bytes // np.dtype(_DTYPES[self.dtype]).itemsize
+
+
+@dataclass(frozen=True)
+class Packed:
+    path: Path
+    facts: Facts
+    places: Mapping[str, Place]
+    tensors: Mapping[str, NDArray[Any]]
+    """Read-only views of the file."""
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        """The tensor in fp32, whatever of the three forms it is in; of a ternary weight, its weights times their scale."""
+        stem = name.removesuffix(".weight")
+        if name in self.tensors:
+            return self.tensors[name].astype(np.float32)
+        if stem + CODES in self.tensors:
+            return self.ternary(stem).astype(np.float32) * self.tensors[stem + SCALE]
+        if stem + ROWS in self.tensors:
+            return self.tensors[stem + ROWS].astype(np.float32) * self.tensors[stem + SCALES][:, None]
+        raise PackedError(f"expected a tensor {name}, found none: {self.path}")
+
+    def ternary(self, stem: str) -> NDArray[np.int8]:
+        """The weights -1, 0, 1 [O, I] of a ternary layer."""
+        try:
+            return unpack_ternary(self.tensors[stem + CODES], self.facts.in_widths[stem])
+        except (ValueError, KeyError) as error:
+            raise PackedError(f"expected ternary codes of {stem}, found {error}: {self.path}") from error
+
+
+def find(path: str | Path) -> Path:
+    """The packed file that `path` means: itself, or the one of a folder."""
+    path = Path(path)
+    found = path / FILE if path.is_dir() else path
+    if not found.is_file():
+        raise PackedError(f"expected a packed model, a folder with {FILE} or such a file, found none: {path}")
+    return found
+
+
+def read(path: str | Path) -> Packed:
+    """A packed file of any version so far. Raises `PackedError`. Nothing of it is copied, and no code of it run."""
+    path = find(path)
+    try:
+        content = np.memmap(path, np.uint8, "r")
+        length = int.from_bytes(content[:8].tobytes(), "little")
+        if not 2 <= length <= min(_LONGEST_HEADER, len(content) - 8):
+            raise PackedError(f"expected a safetensors file, found a header of {length} bytes: {path}")
+        header = json.loads(content[8 : 8 + length].tobytes())
+        facts = _facts(json.loads(header.pop("__metadata__", {}).get(KEY, "null")), path)
+        places = {name: _place(name, fields, 8 + length, len(content), path) for name, fields in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PackedError(f"expected a packed model, found {error!r}: {path}") from error
+    tensors = {
+        name: np.frombuffer(content, _DTYPES[at.dtype], at.elements, at.offset).reshape(at.shape)
+        for name, at in places.items()
+    }
+    return Packed(path, facts, places, tensors)
+
+
+def _facts(fields: Any, path: Path) -> Facts:
+    if not isinstance(fields, dict):
+        raise PackedError(f"expected the metadata of a packed model under {KEY!r}, found none: {path}")
+    found = fields.pop("format_version", None)
+    readers = {1: _facts_of_version_1}
+    if found not in readers:
+        raise PackedError(f"expected a packed format from 1 to {FORMAT_VERSION}, found {found!r}: {path}")
+    return readers[found](fields)
+
+
+def _facts_of_version_1(fields: dict[str, Any]) -> Facts:
+    """Raises `ConfigError`, a ValueError, for a configuration that is none."""
+    config = build(ModelConfig, fields.pop("config"), "metadata.config")
+    return Facts(config=config, **fields)
+
+
+def _place(name: str, fields: dict[str, Any], start: int, end: int, path: Path) -> Place:
+    """Checked: what a file says of its own size is not trusted."""
+    dtype, shape, (first, last) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
+    if dtype not in _DTYPES:
+        raise PackedError(f"expected {name} in one of {', '.join(_DTYPES)}, found {dtype}: {path}")
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[dtype]).itemsize
+    if not (0 <= first <= last <= end - start and last - first == size and all(each >= 0 for each in shape)):
+        raise PackedError(f"expected {size} bytes of {name} within the file, found {first} to {last}: {path}")
+    return Place(dtype, shape, start + first, size)
+
+
+def tokenizer_sha256() -> str:
+    """Of GPT-2's two files as they are embedded."""
+    return hashlib.sha256(b"".join((FILES / name).read_bytes() for name in ("vocab.json", "merges.txt"))).hexdigest()
