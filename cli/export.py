@@ -88,6 +88,10 @@ def export(options: argparse.Namespace) -> None:
     folder = find(options.checkpoint)
     out = options.out or _default_out(folder, options.checkpoint)
     print(f"packing {folder} as {options.format} into {out}", file=sys.stderr)
+    if options.calibrate is not None and not options.calibrate.is_dir():
+        raise ValueError(
+            f"expected a dataset's folder or one of pictures to calibrate with, found none: {options.calibrate}"
+        )
     tokens = None if options.trim_vocab is None else tokens_of(options.trim_vocab)
     model, state = load_model(folder)
     out.mkdir(parents=True, exist_ok=True)

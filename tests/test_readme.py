@@ -133,6 +133,11 @@ def workplace(own_data: Path) -> Path:
     shutil.copytree(own_data / "data/shards", own_data / "data/demo/shards")
     for name in RUNS:
         shutil.copytree(own_data / "runs/mine", own_data / "runs" / name)
+    for name in ("photo.jpg", "rex.jpg", "other.jpg"):
+        shutil.copy(next((own_data / "photos").glob("*.jpg")), own_data / name)
+    with inside(own_data):
+        code, out = call("bitgen-export runs/fine --format onnx")
+        assert code == 0, out
     return own_data
 
 

@@ -117,3 +117,12 @@ def test_an_unknown_flag_is_refused_with_the_nearest(capsys: pytest.CaptureFixtu
         main(["runs/tiny", "--trim-vocabulary", "words.txt"])
     assert stopped.value.code == 2
     assert "the nearest is --trim-vocab" in capsys.readouterr().err
+
+
+def test_a_folder_to_calibrate_with_that_is_not_there_is_said_before_anything_is_written(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    assert main([str(world / "runs/tiny"), "--calibrate", str(tmp_path / "absent"), "--out", str(out)]) == 1
+    assert capsys.readouterr().err.endswith(f"to calibrate with, found none: {tmp_path / 'absent'}\n")
+    assert not out.exists()
