@@ -125,10 +125,10 @@ class Graphs:
         found.graph.replay()
         fresh = [gradient for _, gradient in found.gradients]
         if self._share > 1:  # the next replay writes where this one did
-            fresh = list(torch._foreach_add(fresh, 0.0))  # pyright: ignore
+            fresh = list(torch._foreach_add(fresh, 0.0))  # pyright: ignore[reportPrivateImportUsage] (public in all but name)
             sums = [(new, p.grad) for new, (p, _) in zip(fresh, found.gradients, strict=True) if p.grad is not None]
             if sums:
-                torch._foreach_add_(*map(list, zip(*sums, strict=True)))  # pyright: ignore
+                torch._foreach_add_(*map(list, zip(*sums, strict=True)))  # pyright: ignore[reportPrivateImportUsage] (public in all but name)
         for (parameter, _), gradient in zip(found.gradients, fresh, strict=True):
             parameter.grad = gradient
         return dict(zip(found.names, found.values.clone(), strict=True))

@@ -36,7 +36,7 @@ def test_ternary_layers_come_back_bit_for_bit(file: Path) -> None:
         name: module for name, module in model.named_modules() if isinstance(module, BitLinear) and module.ternary
     }
     for name, module in layers.items():
-        expected, again = ternarise(module.weight), ternarise(found.get_submodule(name).weight)  # type: ignore[arg-type]
+        expected, again = ternarise(module.weight), ternarise(found.get_submodule(name).weight)  # type: ignore[arg-type] (a module of any kind)
         assert again[0].equal(expected[0]), name
         assert again[1].equal(expected[1]), name
     assert len(layers) > 20
