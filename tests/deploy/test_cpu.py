@@ -1,6 +1,8 @@
 """Weights of 7 bits where products of bytes would be cut, of 8 elsewhere; what is not known is taken as the former."""
 
+import platform
 import re
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,6 @@ def test_bits_follow_what_every_core_has(cpuinfo: str, system: str, machine: str
 
 
 def test_this_machine_is_asked() -> None:
-    bits, why = weight_bits()
-    assert bits in (7, 8)
-    assert why
+    cpuinfo = Path("/proc/cpuinfo")
+    said = cpuinfo.read_text() if cpuinfo.exists() else ""
+    assert weight_bits() == weight_bits_of(said, platform.system(), platform.machine())
