@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bitgen.deploy import cpu
 from bitgen.deploy.gallery import pictures
 from bitgen.deploy.pack import pack, write
 from bitgen.deploy.packed import FILE, PackedError, read
@@ -69,17 +70,19 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate",
         type=Path,
         metavar="IMAGES",
-        help="put the vision tower into bytes, whose ranges images of training decide: a dataset's folder, or one of pictures",
+        help="put the vision tower and the heads' matrices into bytes; images of training, a dataset's folder or one of pictures, "
+        "decide the ranges",
     )
     parser.add_argument(
         "--calibration-images", type=positive, default=32, metavar="N", help="evenly spaced among them (default: 32)"
     )
     parser.add_argument(
         "--weight-bits",
-        type=int,
-        choices=(7, 8),
-        default=8,
-        help="of weights in bytes; 7 for CPUs with neither VNNI nor dot products, where products of 8 bits overflow (default: 8)",
+        choices=("auto", "7", "8"),
+        default="auto",
+        help="of weights that multiply bytes. 7 for CPUs with neither VNNI (x86) nor dot products (ARM), where products of 8 bits "
+        "overflow; auto (default): what the CPU of this machine needs, 7 where that cannot be seen (Windows, macOS on Intel). "
+        "Where the file is for another machine, say 7, which is right on any, or 8, if that one has them",
     )
     return parser
 
@@ -92,18 +95,22 @@ def export(options: argparse.Namespace) -> None:
         raise ValueError(
             f"expected a dataset's folder or one of pictures to calibrate with, found none: {options.calibrate}"
         )
+    weight_bits, why = (
+        cpu.weight_bits() if options.weight_bits == "auto" else (int(options.weight_bits), "as asked for")
+    )
+    print(f"weights that multiply bytes get {weight_bits} bits: {why}", file=sys.stderr)
     tokens = None if options.trim_vocab is None else tokens_of(options.trim_vocab)
     model, state = load_model(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name in PARTS:  # those of an earlier export name places in its packed file
         (out / f"{name}.onnx").unlink(missing_ok=True)
-    facts = pack(model, state, out / FILE, tokens=tokens, weight_bits=options.weight_bits)
+    facts = pack(model, state, out / FILE, tokens=tokens, weight_bits=weight_bits)
     if options.calibrate is not None:
         packed = read(out)
         images = calibration_images(options.calibrate, options.calibration_images, facts.image_px)
         with progress("calibrating", options.calibration_images, "images") as counter:
             ranges = calibrate(packed, counted(images, counter.update))
-        write(out / FILE, *in_bytes(packed, ranges, options.weight_bits))
+        write(out / FILE, *in_bytes(packed, ranges, weight_bits))
     written = [out / FILE]
     if options.format == "onnx":
         from bitgen.deploy.export import export_graphs  # here: the packed file alone needs no onnx

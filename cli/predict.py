@@ -14,7 +14,7 @@ from bitgen.deploy.drawing import annotated
 from bitgen.deploy.gallery import kept_at, search
 from bitgen.deploy.memory import Memory, MemoryFileError
 from bitgen.deploy.packed import PackedError
-from bitgen.deploy.runtime import PictureError, Runtime, Seen
+from bitgen.deploy.runtime import Grounding, PictureError, Runtime, Seen
 from cli.arguments import parse, positive
 
 DESCRIPTION = """What a model that bitgen-export --format onnx wrote says of images, as JSON. Needs onnxruntime, numpy, pillow and
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("expected --index FOLDER and --query TEXT together, found one of them")
     if not (options.images or options.index or options.remember or options.forget):
         parser.error("expected images, --index, --remember or --forget, found none of them")
+    if options.heat and not options.ground:
+        parser.error("expected --ground PHRASE with --heat, found none")
     try:
         print(json.dumps(predict(options), indent=2, ensure_ascii=False))
     except (PackedError, PictureError, MemoryFileError, OSError) as error:
@@ -51,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--caption", action="store_true", help="a sentence about each image")
     parser.add_argument("--caption-tokens", type=positive, default=24, metavar="N", help="at most (default: 24)")
     parser.add_argument("--ground", nargs="+", default=[], metavar="PHRASE", help="where each of these is: a box")
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        help="with --ground: also the heat-map, as heat: {grid: [rows, columns], rows: the probability of each patch of the "
+        "picture, from its top left, to 3 digits}",
+    )
     parser.add_argument("--match", nargs="+", default=[], metavar="TEXT", help="how well each of these fits the image")
     parser.add_argument("--recall", action="store_true", help="which of the remembered names fit the image")
     parser.add_argument("--index", type=Path, metavar="FOLDER", help="images to search, at any depth, with --query")
@@ -101,9 +109,7 @@ def _of_image(runtime: Runtime, names: Memory, image: Path, options: argparse.Na
         found["caption"] = runtime.caption(seen, options.caption_tokens)
     groundings = [runtime.ground(seen, phrase) for phrase in options.ground]
     if groundings:
-        found["grounded"] = [
-            {"phrase": g.phrase, "box": _rounded(g.box), "score": round(g.score, 4)} for g in groundings
-        ]
+        found["grounded"] = [_grounded(grounding, options.heat) for grounding in groundings]
     if options.match:
         found["matches"] = [_match(runtime, seen, text) for text in options.match]
     if options.recall:
@@ -121,13 +127,18 @@ def _of_image(runtime: Runtime, names: Memory, image: Path, options: argparse.Na
     return found
 
 
+def _grounded(grounding: Grounding, with_heat: bool) -> dict[str, Any]:
+    box, score = [round(corner, 1) for corner in grounding.box], round(grounding.score, 4)
+    found: dict[str, Any] = {"phrase": grounding.phrase, "box": box, "score": score}
+    if with_heat:
+        rows = [[round(share, 3) for share in row] for row in grounding.heat.tolist()]
+        found["heat"] = {"grid": list(grounding.heat.shape), "rows": rows}
+    return found
+
+
 def _match(runtime: Runtime, seen: Seen, text: str) -> dict[str, Any]:
     probability, similarity = runtime.match(seen, text), runtime.similarity(seen, text)
     return {"text": text, "probability": round(probability, 4), "similarity": round(similarity, 4)}
-
-
-def _rounded(box: Sequence[float]) -> list[float]:
-    return [round(corner, 1) for corner in box]
 
 
 if __name__ == "__main__":

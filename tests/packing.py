@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from bitgen.deploy.pack import pack
-from bitgen.deploy.packed import FILE, Facts
+from bitgen.deploy.pack import pack, write
+from bitgen.deploy.packed import FILE, Facts, Packed, read
+from bitgen.deploy.tower import calibrate, in_bytes
 from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.model.vision import VisionTower
 from bitgen.training.checkpoint import State
@@ -41,6 +43,15 @@ def state(network: BitGen) -> State:
     config = fakes.config("fine")
     config = replace(config, model=network.config)
     return State(8, 0, 16, config, "ab" * 32, network.vision.config_dict())
+
+
+def put_in_bytes(folder: Path, weight_bits: int = 8) -> Packed:
+    """The packed model of a folder, put into bytes there by images of noise."""
+    fp16 = read(folder)
+    shape = (8, 3, fp16.facts.image_px, fp16.facts.image_px)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    write(folder / FILE, *in_bytes(fp16, calibrate(fp16, [images[:4], images[4:]]), weight_bits))
+    return read(folder)
 
 
 def packed(folder: Path, network: BitGen, **options: Any) -> tuple[Path, Facts]:

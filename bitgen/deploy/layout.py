@@ -4,9 +4,10 @@ Ternary codes, uint8 [O, ceil(I / 4)] of weights -1, 0, 1 [O, I]: byte j of a ro
 weight + 1, the first in the two lowest bits. Where I is no multiple of 4 the last byte is filled up with zero weights (code 1).
 So one row is one output, its bytes follow each other, and unpacking is three shifts and a mask.
 
-Rows of bytes, int8 [R, C] with scales [R]: value = code x scale, the scale so that a row's largest magnitude has code 127 (or 63
-with 7 bits: a CPU with neither VNNI nor dot products adds two products of unsigned and signed bytes in 16 bits, and
-2 x 255 x 127 does not fit there, while 2 x 255 x 63 does).
+Rows of bytes, int8 [R, ...] with fp16 scales [R]: value = code x scale, the scale so that a row's largest magnitude has code 127
+(or 63 with 7 bits: a CPU with neither VNNI nor dot products adds two products of unsigned and signed bytes in 16 bits, and
+2 x 255 x 127 does not fit there, while 2 x 255 x 63 does). The first axis longer than 1 is that of rows: [1, R, C] has
+scales [1, R].
 
 Axes: O outputs, I inputs, R rows, C columns.
 """
@@ -18,8 +19,6 @@ from numpy.typing import NDArray
 
 A_BYTE = 4
 """Ternary weights."""
-SMALLEST_SCALE = 1e-30
-"""A row of zeros has codes of zero, not NaN."""
 
 
 def pack_ternary(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -47,14 +46,31 @@ def unpack_ternary(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
     return codes.reshape(len(packed), -1)[:, :inputs].astype(np.int8) - np.int8(1)
 
 
-def quantise_rows(values: NDArray[Any], bits: int = 8) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes [R, C] and scales [R] of `values` [R, C], each row for itself; `bits` 7 or 8."""
+def quantise_rows(values: NDArray[Any], bits: int = 8) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Codes [R, ...] and scales [R] of `values` [R, ...], or with axes of 1 before R, each row for itself; `bits` 7 or 8.
+
+    Scales are rounded up to fp16 and codes are of the scale as rounded, so that nothing is cut; a row of zeros has codes of zero.
+    Raises `ValueError` for other bits, for what has no rows, and for values that are not finite or beyond what fp16 scales reach.
+    """
     if bits not in (7, 8):
         raise ValueError(f"expected 7 or 8 bits, found {bits}")
+    first = next((axis for axis, size in enumerate(values.shape[:-1]) if size > 1), None)
+    if first is None:
+        raise ValueError(f"expected rows, found an array {list(values.shape)}")
     largest = 2 ** (bits - 1) - 1
     wide = values.astype(np.float32)
-    scales = np.maximum(np.abs(wide).max(axis=1) / np.float32(largest), np.float32(SMALLEST_SCALE))
-    return np.rint(wide / scales[:, None]).clip(-largest, largest).astype(np.int8), scales
+    exact = np.abs(wide).max(axis=tuple(range(first + 1, wide.ndim))) / np.float32(largest)
+    if not (exact <= np.finfo(np.float16).max).all():
+        raise ValueError(f"expected values within {largest} times fp16's, found {np.abs(wide).max()}")
+    scales = exact.astype(np.float16)
+    up = (scales < exact) | (scales == 0)
+    scales[up] = np.nextafter(scales[up], np.float16(np.inf))
+    return np.rint(wide / spread(scales, wide.ndim)).astype(np.int8), scales
+
+
+def spread(scales: NDArray[Any], axes: int) -> NDArray[np.float32]:
+    """Scales [R] in fp32 in a shape that multiplies codes of so many axes."""
+    return scales.astype(np.float32).reshape(scales.shape + (1,) * (axes - scales.ndim))
 
 
 def latent(weights: NDArray[np.int8], scale: np.float32) -> NDArray[np.float32]:

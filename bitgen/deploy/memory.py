@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgen.deploy.packed import Packed
+from bitgen.deploy.packed import ROWS, Packed
 
 NOISE_FLOOR, KNOWN_EVIDENCE = 1e-2, 0.25
 """Of σ², and what makes an image known: `bitgen.model.memory`'s."""
@@ -111,7 +111,8 @@ class Memory:
 def fingerprint(packed: Packed) -> str:
     """Of the weights that make an image's code and address: codes of one model mean nothing to another."""
     names = ("compressor.layers.0.weight", "image_norm.weight", "image_pool.query", "memory.addresses")
-    return hashlib.sha256(b"".join(packed.tensors[name].tobytes() for name in names)).hexdigest()
+    stored = [name if name in packed.tensors else name.removesuffix(".weight") + ROWS for name in names]
+    return hashlib.sha256(b"".join(packed.tensors[name].tobytes() for name in stored)).hexdigest()
 
 
 def load(path: Path, packed: Packed) -> Memory:

@@ -44,7 +44,7 @@ class Graph:
         self._nodes: list[NodeProto] = []
         self._initialisers: dict[str, TensorProto] = {}
         self._made: dict[Any, str] = {}
-        """Weights and constants that are there already, by what they are."""
+        """Nodes and constants that are there already, by what they are."""
 
     def model(self, name: str, inputs: Mapping[str, Input], outputs: Mapping[str, Value], facts: str) -> ModelProto:
         """The finished graph; `outputs` by the names that they are to have. `facts`: a line for whoever opens the file."""
@@ -66,24 +66,27 @@ class Graph:
         return model
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The one output of a new node."""
-        output = f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
+        """The one output of a node: of a new one, or of the one that does the same already."""
+        key = kind, inputs, repr(sorted(attributes.items()))
+        if key not in self._made:
+            self._made[key] = f"v{len(self._nodes)}"
+            self._nodes.append(helper.make_node(kind, inputs, [self._made[key]], **attributes))
+        return self._made[key]
 
     def weight(self, name: str, shape: Sequence[int] | None = None) -> str:
-        place = self._packed.places[name]
-        if ("weight", name, shape) not in self._made:
-            stored = self._stored(name, shape)
-            wide = stored if place.dtype == "F32" else self.node("Cast", stored, to=TensorProto.FLOAT)
-            self._made["weight", name, shape] = wide
-        return self._made["weight", name, shape]
+        if name in self._packed.places:
+            return self._wide(name, shape)
+        stem = name.removesuffix(".weight")
+        codes, scales = (self._packed.places[stem + part].shape for part in (ROWS, SCALES))
+        spread = scales + (1,) * (len(codes) - len(scales))
+        wide = self.multiply(self.floats(self._stored(stem + ROWS)), self._wide(stem + SCALES, spread))
+        return wide if shape is None else self.reshape(wide, shape)
 
     def constant(self, found: NDArray[Any] | np.generic | float) -> str:
         array = found if isinstance(found, np.ndarray) else np.asarray(found, getattr(found, "dtype", np.float32))
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self._made:
-            name = f"constant_{len(self._initialisers)}"
+            name = f"c{len(self._initialisers)}"
             self._initialisers[name] = numpy_helper.from_array(array, name)
             self._made[key] = name
         return self._made[key]
@@ -101,13 +104,14 @@ class Graph:
         return self.multiply(self.floats(sums), self.node("Relu", scale))
 
     def linear(self, x: str, name: str) -> str:
-        y = self._byte_products(x, name) if name + ROWS in self._packed.places else self._float_products(x, name)
+        is_of_bytes = name + INPUT_SCALE in self._packed.places
+        y = self._byte_products(x, name) if is_of_bytes else self._float_products(x, name)
         return self.add(y, self.weight(f"{name}.bias")) if f"{name}.bias" in self._packed.places else y
 
     def rows(self, name: str, numbers: str) -> str:
         count = self._packed.places[name + SCALES].shape[0]
         codes = self.node("Gather", self._stored(name + ROWS), numbers)
-        scales = self.node("Gather", self._stored(name + SCALES, (count, 1)), numbers)
+        scales = self.node("Gather", self._wide(name + SCALES, (count, 1)), numbers)
         return self.multiply(self.floats(codes), scales)
 
     def products(self, x: str, name: str, count: int) -> str:
@@ -121,7 +125,7 @@ class Graph:
         sums = self.node("MatMulInteger", self._bytes(halves), weight, self.constant(np.uint8(ZERO_POINT)))
         worth = self.constant(np.array([256, 1], np.float32).reshape(2, 1, 1, 1))
         both = self.sum(self.multiply(self.floats(sums), worth), 0)
-        scales = self._first(self._stored(name + SCALES), count)
+        scales = self._first(self._wide(name + SCALES), count)
         return self.multiply(self.multiply(both, self.divide(peak, levels)), scales)
 
     def gather(self, x: str, numbers: str) -> str:
@@ -206,7 +210,7 @@ class Graph:
         """An initialiser whose bytes are those of the packed file."""
         place = self._packed.places[name]
         shape = place.shape if shape is None else tuple(shape)
-        label = f"{name}{list(shape)}"
+        label = name if shape == place.shape else f"{name}{list(shape)}"
         if label not in self._initialisers:
             tensor = TensorProto(name=label, dims=shape, data_type=_TYPES[place.dtype])
             tensor.data_location = TensorProto.EXTERNAL
@@ -215,20 +219,24 @@ class Graph:
             self._initialisers[label] = tensor
         return label
 
+    def _wide(self, name: str, shape: Sequence[int] | None = None) -> str:
+        """Likewise, in fp32."""
+        stored = self._stored(name, shape)
+        return stored if self._packed.places[name].dtype == "F32" else self.floats(stored)
+
     def _ternary_weight(self, name: str) -> str:
         """int8 [I, O]."""
-        if ("ternary", name) not in self._made:
-            outputs, size = self._packed.places[name + CODES].shape
-            stored = self._stored(name + CODES, (outputs, size, 1))
-            shifted = self.node("BitShift", stored, self.constant(np.array([0, 2, 4, 6], np.uint8)), direction="RIGHT")
-            codes = self.reshape(self.node("BitwiseAnd", shifted, self.constant(np.uint8(3))), (outputs, 4 * size))
-            codes = self.cut(codes, 1, 0, self._packed.facts.in_widths[name])
-            signed = self.subtract(self.node("Cast", codes, to=TensorProto.INT32), self.constant(np.int32(1)))
-            self._made["ternary", name] = self.transpose(self.node("Cast", signed, to=TensorProto.INT8), (1, 0))
-        return self._made["ternary", name]
+        outputs, size = self._packed.places[name + CODES].shape
+        stored = self._stored(name + CODES, (outputs, size, 1))
+        shifted = self.node("BitShift", stored, self.constant(np.array([0, 2, 4, 6], np.uint8)), direction="RIGHT")
+        codes = self.reshape(self.node("BitwiseAnd", shifted, self.constant(np.uint8(3))), (outputs, 4 * size))
+        codes = self.cut(codes, 1, 0, self._packed.facts.in_widths[name])
+        signed = self.subtract(self.node("Cast", codes, to=TensorProto.INT32), self.constant(np.int32(1)))
+        return self.transpose(self.node("Cast", signed, to=TensorProto.INT8), (1, 0))
 
     def _float_products(self, x: str, name: str) -> str:
-        rows, *rest = self._packed.places[f"{name}.weight"].shape
+        place = self._packed.places.get(f"{name}.weight") or self._packed.places[name + ROWS]
+        rows, *rest = place.shape
         return self.matmul(x, self.transpose(self.weight(f"{name}.weight", (rows, int(np.prod(rest)))), (1, 0)))
 
     def _byte_products(self, x: str, name: str) -> str:
@@ -236,7 +244,7 @@ class Graph:
         step, zero = (self.constant(np.array(self._packed.tensors[name + of])) for of in (INPUT_SCALE, INPUT_ZERO))
         weight = self.transpose(self._stored(name + ROWS), (1, 0))
         sums = self.node("MatMulInteger", self.node("QuantizeLinear", x, step, zero), weight, zero)
-        return self.multiply(self.floats(sums), self.multiply(step, self._stored(name + SCALES)))
+        return self.multiply(self.floats(sums), self.multiply(step, self._wide(name + SCALES)))
 
     def _first(self, stored: str, count: int) -> str:
         return self.cut(stored, 0, 0, count)

@@ -5,6 +5,8 @@
     other weights of two axes or more    fp16
     biases, norms, gates, the memory     fp32
 
+`tower.py` puts the tower, and with it most of the last two, into fewer.
+
 What changes in a model's answers comes from the embedding's and the fp16 rounding alone: ternary layers are packed as they
 compute.
 """
@@ -28,11 +30,13 @@ from bitgen.deploy.packed import (
     CODES,
     FORMAT_VERSION,
     KEY,
+    POSITIONS,
     ROWS,
     SCALE,
     SCALES,
     Facts,
     PackedError,
+    in_half,
     tokenizer_sha256,
 )
 from bitgen.model.bitgen import BitGen
@@ -42,7 +46,6 @@ from bitgen.training.checkpoint import State
 
 TOKEN, KEPT = "text.token.weight", "text.token.kept"
 TOWER = "vision.backbone."
-_POSITIONS = f"{TOWER}embeddings.position_embeddings"
 _UNUSED = f"{TOWER}embeddings.mask_token"
 
 
@@ -112,7 +115,7 @@ def merged(model: BitGen, image_px: int) -> dict[str, Tensor]:
     embeddings = vision.backbone.embeddings
     positions = embeddings.position_embeddings
     like = positions.new_empty(1, 1 + grid, positions.shape[-1])
-    found[_POSITIONS] = embeddings.interpolate_pos_encoding(like, image_px, image_px).cpu()
+    found[POSITIONS] = embeddings.interpolate_pos_encoding(like, image_px, image_px).cpu()
     return {name.replace(".base_layer.", "."): tensor for name, tensor in found.items()}
 
 
@@ -138,15 +141,11 @@ def trimmed(weights: Mapping[str, Tensor], tokens: Sequence[int]) -> tuple[dict[
 def plain(name: str, weight: Tensor) -> NDArray[Any]:
     """As the file holds it. Raises `PackedError` where it does not fit."""
     if not weight.is_floating_point():
-        return weight.numpy().astype(np.int32)
+        return weight.numpy().astype(np.uint16)  # ids of tokens, up to 50,256
     wide = weight.float().numpy()
     if wide.ndim < 2 or name.startswith("memory."):
         return wide
-    with np.errstate(over="ignore"):
-        half = wide.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise PackedError(f"expected finite weights within fp16 of {name}, found {np.abs(wide).max()}")
-    return half
+    return in_half(name, wide)
 
 
 def write(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Facts) -> None:

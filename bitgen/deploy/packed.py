@@ -5,12 +5,15 @@
 Its tensors have the names of the model's parameters:
 
     NAME.codes + NAME.scale    a ternary weight NAME.weight (`layout.py`), and its scale, fp32 []
-    NAME.rows + NAME.scales    bytes of a weight NAME.weight, and the scale of each row
-    NAME.input_scale + _zero   of a linear map in bytes: its inputs are taken as (code - zero) x scale, codes 0 to 255
-    all others                 as they are called in the model, in fp16 (two axes or more) or fp32
+    NAME.rows + NAME.scales    bytes of a weight NAME.weight (or of a parameter NAME), and the scale of each row
+    NAME.input_scale + _zero   of a linear map that multiplies bytes: its inputs are (code - zero) x scale, codes 0 to 255
+    all others                 as they are called in the model, in fp16, fp32 or whole numbers
 
 Under "bitgen" the header's metadata hold one JSON object, `Facts`. The vision tower has no adapters left: they are merged. Its
 position embeddings are those of the one image size that the model takes.
+
+Version 1 had scales of rows in fp32, nothing but the embedding and the tower's maps in bytes, and the ids of kept tokens in 32
+bits. Each tensor says what it is in, so both are read alike.
 
 Source: github.com/huggingface/safetensors (the format).
 """
@@ -25,21 +28,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgen.deploy.layout import unpack_ternary
+from bitgen.deploy.layout import spread, unpack_ternary
 from bitgen.tokens import FILES
 from bitgen.training.config import ModelConfig
 from bitgen.training.decode import build
 
 FILE = "model.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY = "bitgen"
 """Of the metadata."""
 CODES, SCALE, ROWS, SCALES = ".codes", ".scale", ".rows", ".scales"
 INPUT_SCALE, INPUT_ZERO = ".input_scale", ".input_zero"
+POSITIONS = "vision.backbone.embeddings.position_embeddings"
+"""A parameter of its own: the one in rows whose name does not end with .weight."""
 _DTYPES: Mapping[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
     "I32": np.int32,
+    "U16": np.uint16,
     "I8": np.int8,
     "U8": np.uint8,
 }
@@ -68,7 +74,7 @@ class Facts:
     weight_bits: int
     """7 or 8, of rows of bytes."""
     tower: str
-    """What the linear maps of the vision tower's layers are in: fp16, or int8."""
+    """fp16; or int8: the linear maps of the tower's layers multiply bytes, and other matrices are kept in bytes."""
     tokenizer_sha256: str
     """Of GPT-2's two files, one after the other."""
     holdout_sha256: str
@@ -110,7 +116,8 @@ class Packed:
         if stem + CODES in self.tensors:
             return self.ternary(stem).astype(np.float32) * self.tensors[stem + SCALE]
         if stem + ROWS in self.tensors:
-            return self.tensors[stem + ROWS].astype(np.float32) * self.tensors[stem + SCALES][:, None]
+            codes = self.tensors[stem + ROWS]
+            return codes.astype(np.float32) * spread(self.tensors[stem + SCALES], codes.ndim)
         raise PackedError(f"expected a tensor {name}, found none: {self.path}")
 
     def ternary(self, stem: str) -> NDArray[np.int8]:
@@ -154,13 +161,13 @@ def _facts(fields: Any, path: Path) -> Facts:
     if not isinstance(fields, dict):
         raise PackedError(f"expected the metadata of a packed model under {KEY!r}, found none: {path}")
     found = fields.pop("format_version", None)
-    readers = {1: _facts_of_version_1}
+    readers = {1: _facts_since_version_1, 2: _facts_since_version_1}
     if found not in readers:
         raise PackedError(f"expected a packed format from 1 to {FORMAT_VERSION}, found {found!r}: {path}")
     return readers[found](fields)
 
 
-def _facts_of_version_1(fields: dict[str, Any]) -> Facts:
+def _facts_since_version_1(fields: dict[str, Any]) -> Facts:
     """Raises `ConfigError`, a ValueError, for a configuration that is none."""
     config = build(ModelConfig, fields.pop("config"), "metadata.config")
     return Facts(config=config, **fields)
@@ -175,6 +182,15 @@ def _place(name: str, fields: dict[str, Any], start: int, end: int, path: Path) 
     if not (0 <= first <= last <= end - start and last - first == size and all(each >= 0 for each in shape)):
         raise PackedError(f"expected {size} bytes of {name} within the file, found {first} to {last}: {path}")
     return Place(dtype, shape, start + first, size)
+
+
+def in_half(name: str, wide: NDArray[np.float32]) -> NDArray[np.float16]:
+    """A tensor in fp16. Raises `PackedError` where it does not fit."""
+    with np.errstate(over="ignore"):
+        half = wide.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise PackedError(f"expected finite weights within fp16 of {name}, found {np.abs(wide).max()}")
+    return half
 
 
 def tokenizer_sha256() -> str:

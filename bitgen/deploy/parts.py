@@ -38,7 +38,7 @@ class Parts:
         x = patch_tokens(o, pixels, self.facts.vision, self.facts.image_px, config.vision.feature_layers)
         x = o.linear(o.gelu(o.linear(x, "compressor.layers.0")), "compressor.layers.2")
         x = o.layer_norm(x, "compressor.layers.3")
-        start = o.add(x, o.constant(grid_positions(math.isqrt(self.patches), config.width)))
+        start = o.add(x, grid_positions(o, math.isqrt(self.patches), config.width))
         dual = start
         for i in range(config.fusion_layers):
             dual = self._layer(dual, f"image_layers.{i}")
@@ -199,13 +199,11 @@ class Parts:
         return o.divide(summed, o.reshape(o.sum(shares, 1), (-1, 1)))
 
 
-def grid_positions(side: int, width: int) -> np.ndarray:
-    """`bitgen.model.bitgen.grid_positions`, [side * side, width]."""
+def grid_positions(o: Operations, side: int, width: int) -> Value:
+    """`bitgen.model.bitgen.grid_positions`, [side * side, width]: put together from one axis, as that is all a graph then holds."""
     frequency = 100.0 ** -(np.arange(width // 4) / (width // 4))
     angle = (np.arange(side) + 0.5)[:, None] * (16 / side) * frequency
-    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    rows, columns = (
-        np.broadcast_to(axis[:, None], (side, side, width // 2)),
-        np.broadcast_to(axis, (side, side, width // 2)),
-    )
-    return np.concatenate([rows, columns], axis=-1).reshape(side * side, width).astype(np.float32)
+    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    columns = o.repeat(o.constant(axis[None]), o.constant(axis))
+    both = o.concat([o.transpose(columns, (1, 0, 2)), columns], -1)
+    return o.reshape(both, (side * side, width))

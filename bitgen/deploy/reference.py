@@ -68,21 +68,21 @@ class Arithmetic:
 
     def linear(self, x: Array, name: str) -> Array:
         tensors = self._packed.tensors
-        if name + ROWS in tensors:
+        if name + INPUT_SCALE in tensors:
             step, zero = np.float32(tensors[name + INPUT_SCALE]), np.float32(tensors[name + INPUT_ZERO])
             codes = (np.rint(x / step) + zero).clip(0, 255) - zero
-            y = _whole(codes, tensors[name + ROWS]) * (step * tensors[name + SCALES])
+            y = _whole(codes, tensors[name + ROWS]) * (step * self._scales(name))
         else:
             weight = self.weight(f"{name}.weight")
             y = x @ weight.reshape(len(weight), -1).T
         return y + self.weight(f"{name}.bias") if f"{name}.bias" in tensors else y
 
     def rows(self, name: str, numbers: Array) -> Array:
-        codes, scales = self._packed.tensors[name + ROWS][numbers], self._packed.tensors[name + SCALES][numbers]
+        codes, scales = self._packed.tensors[name + ROWS][numbers], self._scales(name)[numbers]
         return codes.astype(np.float32) * scales[..., None]
 
     def products(self, x: Array, name: str, count: int) -> Array:
-        codes, scales = self._packed.tensors[name + ROWS][:count], self._packed.tensors[name + SCALES][:count]
+        codes, scales = self._packed.tensors[name + ROWS][:count], self._scales(name)[:count]
         peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True), SMALLEST_PEAK)
         wide = np.rint(x * (WIDE_LEVELS / peak))
         high = np.rint(wide / np.float32(256))
@@ -90,6 +90,9 @@ class Arithmetic:
         sums = _whole(np.stack([high, low]), codes)
         both = sums[0] * np.float32(256) + sums[1]
         return both * (peak / WIDE_LEVELS) * scales
+
+    def _scales(self, name: str) -> Array:
+        return self._packed.tensors[name + SCALES].astype(np.float32)
 
     def gather(self, x: Array, numbers: Array) -> Array:
         return x[numbers]

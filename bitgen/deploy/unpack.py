@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from bitgen.deploy.layout import latent
 from bitgen.deploy.pack import KEPT, to_installed
-from bitgen.deploy.packed import CODES, INPUT_SCALE, INPUT_ZERO, ROWS, SCALE, SCALES, Packed, PackedError, read
+from bitgen.deploy.packed import (
+    CODES,
+    INPUT_SCALE,
+    INPUT_ZERO,
+    POSITIONS,
+    ROWS,
+    SCALE,
+    SCALES,
+    Packed,
+    PackedError,
+    read,
+)
 from bitgen.model.bitgen import BitGen, build_tower
 from bitgen.model.vision import VisionError
 
@@ -67,7 +78,8 @@ def weights(packed: Packed) -> dict[str, Tensor]:
             scale = np.float32(packed.tensors[stem + SCALE])
             found[f"{stem}.weight"] = torch.from_numpy(latent(packed.ternary(stem), scale))
         elif f".{kind}" == ROWS:
-            found[f"{stem}.weight"] = torch.from_numpy(packed.floats(f"{stem}.weight"))
+            whole = stem if stem == POSITIONS else f"{stem}.weight"
+            found[whole] = torch.from_numpy(packed.floats(whole))
         elif name == KEPT:
             found[name] = torch.from_numpy(tensor.astype(np.int64))
         elif f".{kind}" not in (SCALE, SCALES, INPUT_SCALE, INPUT_ZERO):

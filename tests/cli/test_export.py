@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bitgen.deploy import cpu
 from bitgen.deploy.packed import FILE, read
 from bitgen.deploy.reference import runner
 from bitgen.deploy.runtime import Runtime, sessions
@@ -100,6 +101,21 @@ def test_a_tower_is_calibrated_on_a_dataset_or_on_pictures(world: Path, tmp_path
     ]
     a, b = (seen.states["embedding"][0] for seen in vectors)
     assert float(a @ b) > 0.999
+
+
+def test_bits_are_those_of_this_machine_unless_asked_for(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bits, why = cpu.weight_bits()
+    assert main([str(world / "runs/tiny"), "--out", str(tmp_path / "auto")]) == 0
+    assert f"weights that multiply bytes get {bits} bits: {why}\n" in capsys.readouterr().err
+    assert read(tmp_path / "auto").facts.weight_bits == bits
+    for asked in (7, 8):
+        out = tmp_path / str(asked)
+        assert main([str(world / "runs/tiny"), "--weight-bits", str(asked), "--out", str(out)]) == 0
+        assert f"get {asked} bits: as asked for\n" in capsys.readouterr().err
+        packed = read(out)
+        assert (packed.facts.weight_bits, packed.tensors["text.token.rows"].max()) == (asked, 2 ** (asked - 1) - 1)
 
 
 def test_calibration_images_are_evenly_spaced() -> None:

@@ -1,9 +1,7 @@
-"""bitgen-predict: what an exported model says of images, in a process that can import neither torch nor transformers."""
+"""bitgen-predict: what an exported model says of images (in an environment without torch: deploy/test_four_packages.py)."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +10,10 @@ from PIL import Image
 
 from bitgen.deploy.export import export_graphs
 from bitgen.deploy.gallery import kept_at
+from bitgen.deploy.runtime import Runtime
 from cli.predict import main
 from tests import packing
 from tests.runs import photo
-
-ALLOWED = ("onnxruntime", "numpy", "PIL", "tokenizers", "bitgen", "cli", "pipeline")
-BLOCKED = f"""
-import sys
-from importlib.abc import MetaPathFinder
-
-class Only(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top not in {ALLOWED!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}} in an environment of four packages", name=name)
-
-sys.meta_path.insert(0, Only())
-for name in ("torch", "transformers", "safetensors", "simplejpeg"):
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        continue
-    sys.exit(f"{{name}} can be imported")
-from cli.predict import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +37,6 @@ def photos(tmp_path: Path) -> Path:
 def predict(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
     assert main([str(each) for each in arguments]) == 0
     return json.loads(capsys.readouterr().out)
-
-
-def test_an_environment_of_four_packages_answers_everything(model: Path, photos: Path, tmp_path: Path) -> None:
-    asked = [model, photos / "a.jpg", "--caption", "--caption-tokens", 3, "--ground", "the red thing", "snow"]
-    asked += ["--match", "a photo", "--recall", "--remember", photos / "b.jpeg", "Rex", "--memory", tmp_path / "m.json"]
-    asked += ["--index", photos, "--query", "snow", "--draw", tmp_path / "drawn"]
-    command = [sys.executable, "-c", BLOCKED, *map(str, asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    (of_image,) = found["images"]
-    assert (of_image["width"], of_image["height"]) == (48, 32)
-    assert isinstance(of_image["caption"], str)
-    assert [each["phrase"] for each in of_image["grounded"]] == ["the red thing", "snow"]
-    assert all(
-        0 <= x0 <= x1 <= 48 and 0 <= y0 <= y1 <= 32 for x0, y0, x1, y1 in [g["box"] for g in of_image["grounded"]]
-    )
-    assert 0 <= of_image["matches"][0]["probability"] <= 1
-    assert list(of_image["recalled"]["names"]) == ["Rex"]
-    assert len(found["found"]["snow"]) == 3
 
 
 def test_a_name_is_remembered_from_one_command_to_the_next_and_forgotten(
@@ -125,13 +82,29 @@ def test_a_drawn_picture_is_the_picture_with_marks(
     assert drawn.tobytes() != given.tobytes()
 
 
+def test_a_heat_map_comes_where_it_is_asked_for(model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (model, photos / "a.jpg", "--ground", "snow")
+    (plain,) = predict(capsys, *asked)["images"][0]["grounded"]
+    (found,) = predict(capsys, *asked, "--heat")["images"][0]["grounded"]
+    assert found.pop("heat") == {"grid": [4, 4], "rows": heat_of(model, photos / "a.jpg", "snow")}
+    assert found == plain
+
+
+def heat_of(model: Path, photo: Path, phrase: str) -> list[list[float]]:
+    runtime = Runtime.open(model)
+    heat = runtime.ground(runtime.see(photo), phrase).heat
+    return [[round(float(share), 3) for share in row] for row in heat]
+
+
 def test_a_picture_that_cannot_be_read_is_named(model: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(model), str(photos / "notes.txt"), "--caption"]) == 1
     assert "bitgen-predict: expected a JPEG, PNG or WebP picture, found none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--caption"], ["--index", "folder"], ["--query", "snow"], ["a.jpg", "--captions"]], ids=str
+    "arguments",
+    [["--caption"], ["--index", "folder"], ["--query", "snow"], ["a.jpg", "--captions"], ["a.jpg", "--heat"]],
+    ids=str,
 )
 def test_wrong_use_ends_with_2(model: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

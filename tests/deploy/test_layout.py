@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitgen.deploy.layout import latent, pack_ternary, quantise_rows, unpack_ternary
+from bitgen.deploy.layout import latent, pack_ternary, quantise_rows, spread, unpack_ternary
 from bitgen.model.bitlinear import ternarise
 
 
@@ -47,7 +47,41 @@ def test_rows_of_another_length_are_refused() -> None:
 def test_a_rows_largest_magnitude_has_the_largest_code(bits: int, largest: int) -> None:
     codes, scales = quantise_rows(np.array([[0.5, -2.0], [0.0, 0.0]]), bits)
     assert codes.tolist() == [[round(0.25 * largest), -largest], [0, 0]]
-    np.testing.assert_allclose(codes[0] * scales[0], [0.5, -2.0], atol=0.5 * float(scales[0]))
+    assert scales.dtype == np.float16
+    np.testing.assert_allclose(codes[0] * np.float32(scales[0]), [0.5, -2.0], atol=0.51 * float(scales[0]))
+
+
+@pytest.mark.parametrize("magnitude", [1e-9, 3e-6, 1e-3, 1.0, 1e6])
+def test_codes_are_of_the_scale_as_it_is_stored_whatever_the_magnitude(magnitude: float) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32) * np.float32(magnitude)
+    codes, scales = quantise_rows(values)
+    assert np.abs(codes.astype(int)).max() <= 127
+    off = np.abs(codes * spread(scales, 2) - values)
+    assert (off <= 0.501 * spread(scales, 2)).all()
+    assert (spread(scales, 2) <= np.abs(values).max(axis=1, keepdims=True) / 127 * 1.001 + 6e-8).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "of_scales"), [((3, 4), (3,)), ((3, 2, 4), (3,)), ((1, 3, 4), (1, 3)), ((3, 1, 1, 1), (3,))]
+)
+def test_the_first_axis_longer_than_1_is_that_of_rows(shape: tuple[int, ...], of_scales: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape)
+    codes, scales = quantise_rows(values)
+    assert (codes.shape, scales.shape) == (shape, of_scales)
+    np.testing.assert_allclose(codes * spread(scales, len(shape)), values, atol=0.51 * float(scales.max()))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.full((2, 2), 9e6), "expected values within 127 times fp16's, found 9000000"),
+        (np.full((2, 2), np.nan), "expected values within 127 times fp16's, found nan"),
+        (np.zeros((1, 1, 4)), r"expected rows, found an array \[1, 1, 4\]"),
+    ],
+)
+def test_what_has_no_scale_in_fp16_or_no_rows_is_refused(values: np.ndarray, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        quantise_rows(values)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 100), (256, 128)])

@@ -180,6 +180,7 @@ def test_every_step_of_the_decoder_agrees(both: Both, confidence: float) -> None
     assert cache["past_key_0"].shape[2] == 3
 
 
-def test_positions_of_patches_are_the_models() -> None:
+def test_positions_of_patches_are_the_models(ternary: Both) -> None:
     expected = torch_bitgen.grid_positions(5, 16, torch.device("cpu"))
-    np.testing.assert_allclose(grid_positions(5, 16), expected.numpy(), rtol=0, atol=1e-6)
+    found = grid_positions(Arithmetic(ternary.packed), 5, 16)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-6)
