@@ -107,7 +107,7 @@ def evaluate_memory(
         ),
         "forgetting": forgetting(memory, halves, seed, reads=reads, resamples=resamples),
         "novelty": novelty(memory, halves.written, halves.asked, writes, seed, reads=reads, resamples=resamples),
-        "slot_use": slot_use(memory, halves.written, seed),
+        "slot_use": slot_use(memory, halves.written, seed, resamples),
     }
 
 
