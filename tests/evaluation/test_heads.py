@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from bitgen.objectives.captioning import next_token_loss
 from tests import fakes
 
 
-def opened(**fields: object) -> BitGen:
+def opened(**fields: Any) -> BitGen:
     """A model whose gates let something through."""
     model = fakes.model(**fields).eval()
     with torch.no_grad():

@@ -156,7 +156,8 @@ def test_the_interval_of_rsum_is_of_the_same_photographs_both_ways():
         return sum(float((ranks <= k).mean()) for ranks in (image_ranks[images], text_ranks[texts]) for k in (1, 5, 10))
 
     slow = [rsum(*rows) for rows in zip(copies(image_ids, 3, 200), copies(text_ids, 3, 200), strict=True)]
-    found = summarise(*map(torch.from_numpy, (image_ranks, text_ranks, image_ids, text_ids)), 3, 200)
+    ranks_and_ids = [torch.from_numpy(each) for each in (image_ranks, text_ranks, image_ids, text_ids)]
+    found = summarise(*ranks_and_ids, seed=3, resamples=200)
     assert found["interval"]["rsum"] == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist())
 
 
