@@ -190,11 +190,11 @@ def resampled_medians(
     order = np.argsort(query_ranks, kind="stable")
     ordered, group = query_ranks[order], group[order]
 
-    def medians(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    def median(times: NDArray[np.float64]) -> float:
         """A query that is drawn c times stands c times in the row of ranks."""
-        ends = times[:, group].cumsum(axis=1)
-        count = ends[:, -1:]
-        middle = [ordered[(ends <= at).sum(axis=1)] for at in ((count - 1) // 2, count // 2)]
-        return (middle[0] + middle[1])[:, None] / 2
+        ends = times[group].cumsum()
+        middle = ordered[np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")]
+        return float(middle.mean())
 
-    return resampled(medians, len(known), seed, resamples)
+    # Resample by resample, which stays in the cache: of 25,000 queries five times as fast as many at once.
+    return resampled(lambda times: np.array([[median(row)] for row in times]), len(known), seed, resamples)
