@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +16,7 @@ from bitgen.evaluation.tables import comparison_table, plain
 from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.folders import CHECKPOINTS, latest_run
 from pipeline.comparing import compare_checkpoints, names_of
+from pipeline.earlier import put_aside
 from pipeline.files import check_replaceable, write_text
 from pipeline.holdout import HoldoutError
 from pipeline.measuring import Beside, Task
@@ -58,9 +60,10 @@ class Arguments:
     java: bool = True
     """Try METEOR and SPICE too, which take half a minute a set."""
     out: Path | None = None
-    """Where the results go; by default results.json in the run folder (without retrieval and grounding a file of the
-    tasks' names), official.json with --folder, comparison.json in the
-    second one's with --compare. The page and its figures go into a folder beside it, results.page."""
+    """Where the results go; by default results.json in the run folder, official.json with --folder (without retrieval
+    and grounding memory.json or official-memory.json, by the tasks' names), comparison.json in the second one's with
+    --compare. The page and its figures go into a folder beside it, results.page. Results of before that have more are
+    put aside, as results-earlier-1.json."""
     folder: Path | None = None
     """A folder of official files: the evaluation sets that --manifest finds in it are evaluated, and no others."""
     manifest: tuple[Path, ...] = ()
@@ -142,7 +145,7 @@ def evaluate(arguments: Arguments) -> int:
     if arguments.compare:
         print(f"comparing {tasks} of {' and '.join(arguments.compare)} on heldout sets", file=sys.stderr)
         comparison = compare_checkpoints(*arguments.compare, arguments.data, choice, official)
-        write_text(out, json.dumps(comparison, indent=2, allow_nan=False) + "\n")
+        write_results(out, folder, comparison)
         write_comparison(folder, comparison)
         print(plain(comparison_table(comparison["sets"], *names_of(comparison))), end="\n\n")
         for note in comparison["notes"]:
@@ -152,7 +155,7 @@ def evaluate(arguments: Arguments) -> int:
     print(f"evaluating {tasks} of {arguments.last} on {' and '.join(splits)} sets", file=sys.stderr)
     beside = Beside()
     results = evaluate_checkpoint(arguments.last, arguments.data, choice, official, beside)
-    write_text(out, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_results(out, folder, results)
     write_beside(folder, results, beside)
     for table in tables(results):
         print(plain(table), end="\n\n")
@@ -160,6 +163,13 @@ def evaluate(arguments: Arguments) -> int:
         print(note, end="\n\n")
     print(f"wrote {out} and {folder / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
     return 0
+
+
+def write_results(out: Path, page: Path, found: Mapping[str, Any]) -> None:
+    """`found` as `out`; what stood there and would be lost is put aside, and where is said."""
+    if kept := put_aside(out, page, found):
+        print(f"{out.name} of before, which has more than is measured now, is {kept}", file=sys.stderr)
+    write_text(out, json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
 def results_path(arguments: Arguments) -> Path:
@@ -174,10 +184,11 @@ def results_path(arguments: Arguments) -> Path:
         raise ResultsError(f"expected --out FILE for a checkpoint that is in no run, found none: {path}")
     if arguments.compare:
         return run / "comparison.json"
-    if arguments.folder is not None:
-        return run / "official.json"
     is_main = bool({"retrieval", "grounding"} & set(arguments.task))  # whose file others do not take the place of
-    return run / ("results.json" if is_main else f"{'-'.join(arguments.task)}.json")
+    name = "" if is_main else "-".join(arguments.task)
+    if arguments.folder is not None:
+        return run / ("-".join(filter(None, ("official", name))) + ".json")
+    return run / f"{name or 'results'}.json"
 
 
 if __name__ == "__main__":

@@ -90,9 +90,10 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
     ]
     for name, kinds in comparison["sets"].items():
         for kind, each in kinds.items():
-            if each["only_a"] or each["only_b"]:
+            if each["only_a"] or each["only_b"] or each["neither"]:
                 found.append(
-                    f"{name}, {kind}: {each['items']:,} items are compared, which both have; {each['only_a']:,} that only {a} "
-                    f"has and {each['only_b']:,} that only {b} has are left out: phrases that one reads and the other cuts off."
+                    f"{name}, {kind}: of {each['items']:,} phrases {each['only_a']:,} that only {a} reads count as misses of {b}, "
+                    f"{each['only_b']:,} that only {b} reads as misses of {a}, and {each['neither']:,} that both cut off as misses "
+                    "of both."
                 )
     return found

@@ -17,7 +17,7 @@ from bitgen.evaluation.caption_scores import FIGURES, Scores, figures
 from bitgen.evaluation.captioning import MODEL, evaluate_captioning
 from bitgen.evaluation.grounding import evaluate_grounding
 from bitgen.evaluation.head_figures import head_figures
-from bitgen.evaluation.heads import evaluate_heads
+from bitgen.evaluation.heads import AT_ONCE, IMAGES, evaluate_heads
 from bitgen.evaluation.items import Items
 from bitgen.evaluation.memory_figures import memory_figures
 from bitgen.evaluation.page import Html
@@ -26,6 +26,7 @@ from bitgen.evaluation.retrieval import evaluate_retrieval
 from bitgen.evaluation.vectors import evaluate_vectors
 from bitgen.licences import may_leave
 from bitgen.model.bitgen import BitGen
+from pipeline.wholes import spaced
 from shards.index import ShardIndex
 
 Task = Literal["retrieval", "grounding", "captioning", "memory", "attention", "vectors", "efficiency"]
@@ -56,10 +57,8 @@ class Asked:
     index: ShardIndex
     batches: Callable[[], Iterator[Batch]]
     """All of them, anew with every call; counted as progress."""
-    again: Callable[[], Iterator[Batch]]
-    """Likewise, and not counted."""
-    singly: Callable[[Sequence[int]], Iterator[Batch]]
-    """Some rows of the set, one image a batch."""
+    some: Callable[[Sequence[int], int], Iterator[Batch]]
+    """Some rows of the set, so many images a batch."""
     seed: int
     rerank: int
     max_tokens: int
@@ -130,8 +129,10 @@ def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     )
     own = scores[MODEL]
     if len(own.keys) > 1:
-        ends = percentiles(figures(resampled_means(own.values, own.photographs, asked.seed, RESAMPLES)))
-        found["interval"] = dict(zip(FIGURES, ends.tolist(), strict=True))
+        for name, each in scores.items():
+            ends = percentiles(figures(resampled_means(each.values, each.photographs, asked.seed, RESAMPLES)))
+            into = found if name == MODEL else found["controls"][name]
+            into["interval"] = dict(zip(FIGURES, ends.tolist(), strict=True))
         found["bootstrap"] = stated(own.photographs, asked.seed, RESAMPLES)
     values = {"rouge_l": own.values[:, -2], "cider_d": own.values[:, -1]}
     beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
@@ -139,7 +140,7 @@ def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     rows = [row_of[own.keys[number]] for number in numbers]
     beside.captions[asked.name] = [
         captioned(asked.index.record(row), batch, own, number, asked.name)
-        for number, row, batch in zip(numbers, rows, asked.singly(rows), strict=True)
+        for number, row, batch in zip(numbers, rows, asked.some(rows, 1), strict=True)
     ]
     return found
 
@@ -152,7 +153,7 @@ def _memory(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
     found, looked = evaluate_attention(model, asked.batches(), seed=asked.seed)
-    found["heads"] = evaluate_heads(model, asked.again())
+    found["heads"] = evaluate_heads(model, asked.some(spaced(len(asked.index), IMAGES), AT_ONCE), asked.seed)
     _keep(asked.name, attention_figures(found) | head_figures(found["heads"]), beside)
     for each in looked:
         record = asked.index.record(each.position)
@@ -162,7 +163,7 @@ def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 
 def _vectors(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
-    found, drawn = evaluate_vectors(model, asked.batches())
+    found, drawn = evaluate_vectors(model, asked.batches(), asked.seed)
     _keep(asked.name, drawn, beside)
     return found
 

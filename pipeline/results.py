@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.evaluation.breakdown import check_measured
-from bitgen.evaluation.captioning import constant_caption
+from bitgen.evaluation.captioning import NOT_ASKED, constant_caption
 from bitgen.evaluation.efficiency import evaluate_efficiency
 from bitgen.evaluation.efficiency_figures import efficiency_figures
 from bitgen.evaluation.finite import NotFiniteError, named, without_nonfinite
 from bitgen.evaluation.grounding import FIT_TARGETS
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.recall import LEAST
-from bitgen.evaluation.tables import mean
+from bitgen.evaluation.tables import JAVA_FIGURES, mean
 from bitgen.model.bitgen import BitGen
 from bitgen.progress import progress
 from bitgen.training.config import TrainConfig
@@ -68,6 +68,7 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
         "holdout_sha256": state.holdout_sha256,
         "other_holdout": ready.others,
         "seed": choice.seed,
+        "batch": choice.batch,
         "train_photographs": len(seen),
         "missing_training_sets": list(sets.missing),
         "absent_sets": ready.absent,
@@ -111,8 +112,12 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     for name, entry in heldout.items():
         if entry["seen_in_training"]:
             found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
+    lacks: dict[str, list[str]] = {}
     for split in ("train", "heldout"):
         for name, entry in results.get(split, {}).get("datasets", {}).items():
+            for metric, why in entry.get("captioning", {}).get("missing", {}).items():
+                if why != NOT_ASKED and JAVA_FIGURES[metric] not in lacks.setdefault(why, []):
+                    lacks[why].append(JAVA_FIGURES[metric])
             if why := entry.get("not_asked"):
                 found.append(f"{name}: {why}.")
             for task, why in entry.get("not_measured", {}).items():
@@ -125,6 +130,7 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
                 found.append(f"{name}: {wrong:,} predictions of boxes are not finite; each counts as a miss.")
             if truncated := entry.get("grounding", {}).get("truncated"):
                 found.append(f"{name}: {truncated:,} phrases lie beyond the token limit; each counts as a miss.")
+    found += [f"Not measured: {' and '.join(metrics)}: {why}." for why, metrics in lacks.items()]
     return found
 
 
@@ -171,13 +177,12 @@ def evaluate_split(
                 continue
             with progress(f"{task} {name}", len(rows), "images") as counter:
                 data = config.data
-                again = partial(batches, index, rows, data.image_px, data.max_tokens, choice.batch)
+                made = partial(batches, index, side_px=data.image_px, max_tokens=data.max_tokens)
                 asked = Asked(
                     name,
                     index,
-                    partial(again, counter),
-                    again,
-                    partial(batches, index, side_px=data.image_px, max_tokens=data.max_tokens, size=1),
+                    partial(made, rows, size=choice.batch, counter=counter),
+                    lambda some, size, made=made: made(some, size=size),
                     choice.seed,
                     choice.rerank,
                     choice.caption_tokens,

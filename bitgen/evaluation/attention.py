@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bitgen.batch import Batch
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
 from bitgen.evaluation.grounding import encode
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
 from bitgen.model.bitgen import BitGen, ImageStates
@@ -54,15 +56,16 @@ class Looked:
 
 
 def evaluate_attention(
-    model: BitGen, batches: Iterable[Batch], shown: int = SHOWN, seed: int = 0
+    model: BitGen, batches: Iterable[Batch], shown: int = SHOWN, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[dict[str, Any], list[Looked]]:
     """Where each head looks, over all phrases of `batches`, and the first phrase of the first `shown` images.
 
     Args:
-        seed: of the words of other phrases.
+        seed: of the words of other phrases, and of the intervals; resamples: of these.
 
-    Returns {"phrases", "shuffled_phrases", "area", "gates": {way: value}, "seed",
-    "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H], "patches": [H]}}} and the phrases to show:
+    Returns {"phrases", "shuffled_phrases", "area", "gates": {way: value}, "seed", "bootstrap": as `bootstrap.stated`,
+    "interval": {"area": [low, high]}, "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H], "patches": [H],
+    "interval": {"in_box": [H] of [low, high], ...}}}}, intervals by photograph, and the phrases to show:
 
     in_box       the share of a head's attention that lies in the phrase's boxes, the mean over phrases
     area         the share of the image that the boxes cover: `in_box` of a head that looks everywhere alike (chance)
@@ -72,37 +75,59 @@ def evaluate_attention(
 
     Where fusion is by concatenation, a way's weights are those on patches, over their sum. Raises `ValueError` without a phrase.
     """
-    sums: dict[str, dict[str, Tensor]] = {}
-    area, phrases, others, found = 0.0, 0, 0, list[Looked]()
-    donors = Donors(seed)
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    photographs: list[Tensor] = []
+    of_others: list[Tensor] = []
+    area, found, donors = list[Tensor](), list[Looked](), Donors(seed)
     for batch in batches:
         if not len(batch.phrase_text):
             continue
         image = encode(model, batch)
         side = round(image.start.shape[1] ** 0.5)
         cover = phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), side)
-        rows = text_rows(batch)
+        rows, shown_in = text_rows(batch), batch.image_ids[batch.text_image[batch.phrase_text]]
         seen = phrase_attention(model, image, rows)
         swapped, kept = donors.swap(batch)
         instead = phrase_attention(model, image, swapped) if len(kept) else {}
         for way, weights in seen.items():
-            into = sums.setdefault(way, {})
-            for name, values in _figures(weights, cover).items():
-                into[name] = into.get(name, torch.zeros(())) + values.sum(dim=0)
+            figures = _figures(weights, cover)
             if instead:
-                into["shuffled"] = into.get("shuffled", torch.zeros(())) + _within(instead[way], cover[kept]).sum(dim=0)
-        area += cover.mean(dim=1).double().sum().item()
-        phrases, others = phrases + len(cover), others + len(kept)
+                figures["shuffled"] = _within(instead[way], cover[kept])
+            for name, values in figures.items():
+                parts.setdefault((way, name), []).append(values)
+        area.append(cover.mean(dim=1, keepdim=True))
+        photographs.append(shown_in)
+        of_others.append(shown_in[kept])
         found += list(_looked(batch, rows, seen, shown - len(found)))
-    if not phrases:
+    if not area:
         raise ValueError("expected one or more phrases to look for, found none")
-    ways = {
-        way: {name: (total / (others if name == "shuffled" else phrases)).tolist() for name, total in by_name.items()}
-        for way, by_name in sums.items()
-    }
+    own, others = torch.cat(photographs), torch.cat(of_others)
+    ways: dict[str, dict[str, Any]] = {}
+    for (way, name), several in parts.items():
+        into = ways.setdefault(way, {"interval": {}})
+        into[name], ends = _spread(torch.cat(several), others if name == "shuffled" else own, seed, resamples)
+        into["interval"] |= {name: ends} if ends else {}
+    (mean_area,), ends = _spread(torch.cat(area), own, seed, resamples)
     gates = {way: layer.gate.item() for way, layer in _fused(model).items() if layer.gate is not None}
-    counts = {"phrases": phrases, "shuffled_phrases": others}
-    return {**counts, "area": area / phrases, "gates": gates, "seed": seed, "ways": ways}, found
+    return {
+        "phrases": len(own),
+        "shuffled_phrases": len(others),
+        "area": mean_area,
+        "interval": {"area": ends[0]} if ends else {},
+        "bootstrap": stated(own.numpy(), seed, resamples),
+        "gates": gates,
+        "seed": seed,
+        "ways": ways,
+    }, found
+
+
+def _spread(values: Tensor, photographs: Tensor, seed: int, resamples: int) -> tuple[list[float], list[list[float]]]:
+    """The means over phrases of `values` [P, F], and their intervals [F] of [low, high]; none of a single photograph."""
+    columns, groups = values.double().numpy(), photographs.numpy()
+    means = columns.mean(axis=0).tolist()
+    if len(np.unique(groups)) < 2:
+        return means, []
+    return means, percentiles(resampled_means(columns, groups, seed, resamples)).tolist()
 
 
 @torch.inference_mode()

@@ -8,11 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.evaluation.tables import SPLITS, Table
+from bitgen.evaluation.bootstrap import RESAMPLES, intervals
+from bitgen.evaluation.page import share
+from bitgen.evaluation.tables import SPLITS, Table, end_rows, ends_of
 from bitgen.tokens import shared_tokenizer
 
 SIDES = frozenset({"left", "right", "leftmost", "rightmost", "lefthand", "righthand"})
@@ -51,16 +55,25 @@ class Said:
         self.phrases += [decode(ids[text][start:stop]) for text, (start, stop) in spans]
 
 
-def breakdown(hits: Tensor, targets: Tensor, box_phrase: Tensor, said: Said) -> dict[str, Any]:
+def breakdown(
+    hits: Tensor,
+    targets: Tensor,
+    box_phrase: Tensor,
+    said: Said,
+    photographs: Tensor | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
     """Accuracy over the phrases of each group of `GROUPS`, and how many those are; a group without any is left out.
 
     Args:
         hits: [P] bool, whether the overlap with the merged box is at least 0.5.
         targets: [P, 4], the merged boxes, corners in fractions of the image.
         box_phrase: [N] int64, the phrase of each box.
+        photographs: [P], of intervals by photograph; without them there are none. seed, resamples: of these.
 
-    Returns {"texts": T, "words": {"1": {"phrases": n, "acc50": 0..1}, ...}, "left_right": ..., "size": ..., "boxes":
-    ...}. Phrases that lie beyond the token limit are in none of the groups: their words are not known here.
+    Returns {"texts": T, "words": {"1": {"phrases": n, "acc50": 0..1, "interval": {"acc50": [low, high]}}, ...}, "left_right": ...,
+    "size": ..., "boxes": ...}. Phrases that lie beyond the token limit are in none of the groups: their words are not known here.
     """
     x0, y0, x1, y1 = targets.unbind(dim=1)
     areas = ((x1 - x0) * (y1 - y0)).tolist()
@@ -71,7 +84,10 @@ def breakdown(hits: Tensor, targets: Tensor, box_phrase: Tensor, said: Said) -> 
         "size": ["small" if area < SMALL else "medium" if area < LARGE else "large" for area in areas],
         "boxes": [f"{n}" if n < 3 else "3+" for n in boxes],
     }
-    return {"texts": said.texts, **{by: _accuracies(hits, of, GROUPS[by]) for by, of in groups.items()}}
+    ids = None if photographs is None else photographs.numpy()
+    return {"texts": said.texts} | {
+        by: _accuracies(hits.double().numpy(), of, GROUPS[by], ids, seed, resamples) for by, of in groups.items()
+    }
 
 
 def words_in(phrase: str) -> int:
@@ -124,16 +140,20 @@ def check_measured(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> None
 
 
 def breakdown_table(results: Mapping[str, Any]) -> Table:
-    """Accuracies in percent by group, a line for every set of `results.json`; how many phrases stands under each."""
+    """Accuracies in percent by group, a line for every set of `results.json`; the ends of their intervals, and how many phrases,
+    stand under each."""
     rows: list[tuple[str, ...]] = []
+    lesser: list[int] = []
     for split, label in SPLITS.items():
         for name, found in results.get(split, {}).get("datasets", {}).items():
             if not (parts := found.get("grounding", {}).get("breakdown")):
                 continue
             cells = [parts[by].get(group) for by, groups in GROUPS.items() for group in groups]
-            rows.append((f"{label}: {name}", *(f"{100 * cell['acc50']:.1f}" if cell else "" for cell in cells)))
-            rows.append(("phrases", *(f"{cell['phrases']:,}" if cell else "0" for cell in cells)))
-    return Table(("IoU ≥ 0.5, %", *_HEADER), tuple(rows), tuple(range(1, len(rows), 2)))
+            under = end_rows([ends_of(cell, ["acc50"])[0] if cell else None for cell in cells])
+            rows.append((f"{label}: {name}", *(share(cell["acc50"]) if cell else "" for cell in cells)))
+            lesser += range(len(rows), len(rows) + len(under) + 1)
+            rows += [*under, ("phrases", *(f"{cell['phrases']:,}" if cell else "0" for cell in cells))]
+    return Table(("IoU ≥ 0.5, %", *_HEADER), tuple(rows), tuple(lesser))
 
 
 def _by_words(phrase: str) -> str:
@@ -141,10 +161,20 @@ def _by_words(phrase: str) -> str:
     return "1" if words < 2 else "2-3" if words < 4 else "4-6" if words < 7 else "7+"
 
 
-def _accuracies(hits: Tensor, of: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found = {}
+def _accuracies(
+    hits: NDArray[np.float64],
+    of: Sequence[str],
+    groups: Sequence[str],
+    photographs: NDArray[np.int64] | None,
+    seed: int,
+    resamples: int,
+) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for group in groups:
-        own = hits[torch.tensor([each == group for each in of], dtype=torch.bool)]
-        if len(own):
-            found[group] = {"phrases": len(own), "acc50": own.double().mean().item()}
+        own = np.array([each == group for each in of], dtype=bool)
+        if not own.any():
+            continue
+        found[group] = {"phrases": int(own.sum()), "acc50": float(hits[own].mean())}
+        if photographs is not None:
+            found[group]["interval"] = intervals({"acc50": hits[own]}, photographs[own], seed, resamples)
     return found

@@ -16,6 +16,9 @@ from bitgen.evaluation.caption_scores import Words
 
 Texts = dict[int, list[str]]
 """By number of the image, what is said of it."""
+LIBRARY = "spice/lib"
+"""Where in the package SPICE looks for its parser."""
+JAVA = ("meteor", "spice")
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
@@ -36,13 +39,13 @@ def java_figures(
     missing: dict[str, str] = {}
     meant = {number: [" ".join(text) for text in texts] for number, texts in enumerate(references)}
     sets = {name: {n: [" ".join(text)] for n, text in enumerate(texts)} for name, texts in captions.items()}
-    for figure, measure in {"meteor": _meteor, "spice": _spice}.items():
+    for figure, measure in zip(JAVA, (_meteor, _spice), strict=True):
         try:
             values = measure(meant, list(sets.values()))
         except JavaError as error:
             missing[figure] = str(error)
-        # A program that ends at once closes its pipe, or leaves a line that is no number.
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+        # A program that ends at once closes its pipe, or leaves a line that is no number, or a file without what is looked for.
+        except (OSError, ValueError, LookupError, TypeError, ImportError, subprocess.SubprocessError) as error:
             missing[figure] = f"expected a figure from its program in Java, found {type(error).__name__}: {error}"
         else:
             for name, value in zip(sets, values, strict=True):
@@ -65,7 +68,7 @@ def _meteor(references: Texts, sets: Sequence[Texts]) -> list[float]:
 
 
 def _spice(references: Texts, sets: Sequence[Texts]) -> list[float]:
-    library = _package() / "spice" / "lib"
+    library = _package() / LIBRARY
     for name in PARSER:
         if not (library / name).is_file():
             how = "python -m pycocoevalcap.spice.get_stanford_models fetches it"

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.evaluation.caption_java import java_figures
+from bitgen.evaluation.caption_java import JAVA, java_figures
 from bitgen.evaluation.caption_scores import TOKENISATION, Cider, Scores, Words, score, words
 from bitgen.model.bitgen import BitGen
 from bitgen.tokens import shared_tokenizer
 
 References = Callable[[int], Iterable[str]]
 """The texts of the image at one of `Batch.positions`, as people wrote them."""
+NOT_ASKED = "not asked for"
+"""Why a figure is missing that nobody wanted."""
 MODEL, SHUFFLED, CONSTANT = "model", "shuffled_captions", "constant_caption"
 
 
@@ -115,7 +117,7 @@ def measure(
     if scores is not None:
         scores.update(found)
     spoken = {name: [words(caption) for caption in captions] for name, captions in said.items()}
-    others, missing = java_figures(spoken, written.references) if java else ({}, {})
+    others, missing = java_figures(spoken, written.references) if java else ({}, dict.fromkeys(JAVA, NOT_ASKED))
     figures = {name: {**each.means(), **others.get(name, {})} for name, each in found.items()}
     controls = {CONSTANT: {**figures[CONSTANT], "caption": constant, "fitted_on": fitted_on}}
     if SHUFFLED in figures:

@@ -65,11 +65,7 @@ def bar_ranking(
         return left + shift + (value - low) * scale
 
     base = _TOP + ROW_PX * len(bars)
-    parts = [
-        f'<line class="grid" x1="{at(x):.1f}" x2="{at(x):.1f}" y1="{_TOP}" y2="{base}"/>'
-        f'<text x="{at(x):.1f}" y="{base + 15}" text-anchor="middle">{text(say(x))}</text>'
-        for x in ticks(low, high, 5)
-    ]
+    parts = _grid(low, high, at, base, say)
     for row, bar in enumerate(bars):
         y, end = _TOP + row * ROW_PX, at(bar.value if isfinite(bar.value) else 0)
         beside, anchor = (end - 5, "end") if bar.value < 0 else (end + 5, "start")
@@ -114,11 +110,7 @@ def interval_chart(title: str, spans: Sequence[Span], *, small: str = "", say: S
         return left + _DOT_PX + (value - low) * scale
 
     base = _TOP + ROW_PX * len(spans)
-    parts = [
-        f'<line class="grid" x1="{at(x):.1f}" x2="{at(x):.1f}" y1="{_TOP}" y2="{base}"/>'
-        f'<text x="{at(x):.1f}" y="{base + 15}" text-anchor="middle">{text(say(x))}</text>'
-        for x in ticks(low, high, 5)
-    ]
+    parts = _grid(low, high, at, base, say)
     parts.append(f'<line class="axis" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{_TOP}" y2="{base}"/>')
     for row, span in enumerate(spans):
         y = _TOP + (row + 0.5) * ROW_PX
@@ -193,6 +185,15 @@ def matrix_chart(
     return _figure(
         title, small or f"darkest at {say(darkest)}", "".join(parts), base + _BOTTOM + 14 * bool(x_label), note
     )
+
+
+def _grid(low: float, high: float, at: Callable[[float], float], base: float, say: Say) -> list[str]:
+    """Lines at round values from `low` to `high`, which lie `at` a place, and under `base` what they are."""
+    return [
+        f'<line class="grid" x1="{at(x):.1f}" x2="{at(x):.1f}" y1="{_TOP}" y2="{base}"/>'
+        f'<text x="{at(x):.1f}" y="{base + 15}" text-anchor="middle">{text(say(x))}</text>'
+        for x in ticks(low, high, 5)
+    ]
 
 
 def _empty(title: str, small: str) -> Html:

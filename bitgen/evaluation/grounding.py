@@ -99,7 +99,7 @@ def evaluate_grounding(
         "truncated": truncated,
         "dropped": dict(sorted(dropped.items())),
         "not_finite": int((~answers.finite).sum()),
-        "breakdown": breakdown(hits, targets.fractions, targets.box_phrase, said),
+        "breakdown": breakdown(hits, targets.fractions, targets.box_phrase, said, targets.photographs, seed, resamples),
         "controls": controls,
     }
 

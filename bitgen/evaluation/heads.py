@@ -7,33 +7,39 @@ Ways, each with heads: `image I` and `text I`, the self-attention of both sides;
 cross-attention of fused layers; `decoder I` and `decoder I to image`; `grounding I`. I counts from 0, over fused text layers and
 those before them alike.
 
-Axes: B images, H heads, C channels of a head.
+Axes: B images, H heads, C channels of a head, P images, tokens or phrases.
 """
 
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bitgen.batch import Batch
 from bitgen.boxes import enclose
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
 from bitgen.evaluation.phrases import text_rows
 from bitgen.features import unpack
 from bitgen.model.bitgen import BitGen
 from bitgen.model.bitlinear import ternarised_once
 from bitgen.model.decoder import DecoderLayer
 from bitgen.model.fusion import Attention, Layer
-from bitgen.objectives.captioning import next_token_loss, predicted
 from bitgen.objectives.contrastive import contrast
 from bitgen.objectives.grounding import grounding_losses, phrase_coverage
 
 LOSSES = ("contrast", "caption", "grounding")
-IMAGES = 128
+IMAGES, AT_ONCE = 128, 64
+"""Of a set, evenly spaced, and of a batch, whatever other tasks take at a time."""
+_TOKENS = 166
+"""Whose logits live at one time: 32 MB at 50,257 classes."""
+_LEAST = 1e-12
+"""Instead of a loss of 0, where something is divided by it."""
 
 
 @dataclass(frozen=True)
@@ -84,75 +90,137 @@ def without_heads(attention: Attention, heads: Sequence[int]) -> Iterator[None]:
 
 
 @ternarised_once()
-def evaluate_heads(model: BitGen, batches: Iterable[Batch], most: int = IMAGES) -> dict[str, Any]:
+def evaluate_heads(
+    model: BitGen, batches: Iterable[Batch], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """The rise of each loss without each head, and without all heads of a way at once.
 
     The losses are those of training: `contrast` of images and first texts within a batch, `caption` of first texts with an empty
     memory, in nats a token without label smoothing, `grounding` of all phrases (5 L1 + 2 (1 - GIoU) + focal + Dice); a loss that
     `batches` do not ask for is left out. The vision tower runs once a batch, the rest once a head: some eighty times for a model of
-    the usual size, which is why no further batch is taken after `most` images.
+    the usual size, which is why `IMAGES` are enough; and since an image's contrast is with those of its batch, figures compare
+    between batches of one size alone, `AT_ONCE`.
 
-    Returns {"base": {loss: mean}, "counts": {"contrast": images, "caption": tokens, "grounding": phrases}, "batches",
-    "heads": [{"way", "head" (from 0), "rise": {loss: its rise}, "error": {loss: the standard error over batches, absent with one
-    batch}, "importance"}], the most important first, "ways": {way: {loss: its rise without all heads}}}, where `importance` is the
-    greatest of a head's rises, each over its loss; NaN, and last, where one of them is not finite. Raises `ValueError` without a
-    batch.
+    Args:
+        seed: of the intervals; resamples: likewise.
+
+    Returns {"base": {loss: mean}, "counts": {"contrast": images, "caption": tokens, "grounding": phrases}, "images", "batch" (the
+    images of the largest batch), "bootstrap": as `bootstrap.stated`, "heads": [{"way", "head" (from 0), "rise": {loss: its rise},
+    "importance", "interval": {loss: [low, high] of its rise, "importance": ...}}], the most important first, "ways": {way: {loss:
+    its rise without all heads, "interval"}}}, where `importance` is the greatest of a head's rises, each over its loss; NaN, and
+    last, where one of them is not finite. Intervals are by photograph, the others of its batch as they are. Raises `ValueError`
+    without a batch.
     """
-    base: dict[str, list[tuple[float, int]]] = {}
-    without: dict[tuple[str, int | None], dict[str, list[tuple[float, int]]]] = {}
-    known, seen = ways(model), 0
+    seen: dict[str, _Seen] = {}
+    known, photographs, largest = ways(model), list[Tensor](), 0
     for batch in batches:
         patches = _patches(model, batch)
-        _add(base, losses(model, batch, patches, LOSSES))
+        for loss, (values, rows) in losses(model, batch, patches, LOSSES).items():
+            into = seen.setdefault(loss, _Seen())
+            into.photographs.append(batch.image_ids[rows])
+            into.add(None, values)
         for name, way in known.items():
             masks = [(head, [head]) for head in range(way.attention.heads)]
             for head, hidden in (*masks, (None, list(range(way.attention.heads)))):
                 with without_heads(way.attention, hidden):
-                    _add(without.setdefault((name, head), {}), losses(model, batch, patches, way.losses))
-        seen += len(batch.keys)
-        if seen >= most:
-            break
-    if not base:
+                    for loss, (values, _) in losses(model, batch, patches, way.losses).items():
+                        seen[loss].add((name, head), values)
+        photographs.append(batch.image_ids)
+        largest = max(largest, len(batch.keys))
+    if not photographs:
         raise ValueError("expected one or more batches to mask heads on, found none")
-    means = {loss: _mean(values) for loss, values in base.items()}
-    heads, all_of = [], {}
-    for (name, head), masked in without.items():
-        rise = {loss: _mean(values) - means[loss] for loss, values in masked.items()}
-        if head is None:
-            all_of[name] = rise
-            continue
-        apart = {loss: [a - b for (a, _), (b, _) in zip(masked[loss], base[loss], strict=True)] for loss in masked}
-        error = {loss: statistics.stdev(each) / len(each) ** 0.5 for loss, each in apart.items() if len(each) > 1}
-        importance = max((value / max(means[loss], 1e-12) for loss, value in rise.items()), default=0.0)
-        if not all(map(math.isfinite, rise.values())):
-            importance = math.nan
-        heads.append({"way": name, "head": head, "rise": rise, "error": error, "importance": importance})
+    rises = {loss: each.rises(seed, resamples) for loss, each in seen.items()}
+    heads, all_of = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    for name, way in known.items():
+        for head in (*range(way.attention.heads), None):
+            own = {loss: found[name, head] for loss, found in rises.items() if (name, head) in found}
+            rise = {loss: each.mean for loss, each in own.items()}
+            interval = {loss: each.ends for loss, each in own.items() if each.ends}
+            if head is None:
+                all_of[name] = {**rise, "interval": interval}
+                continue
+            most = max(own.values(), key=lambda each: each.share, default=Rise(0.0, [], 0.0, []))
+            importance = most.share if all(map(math.isfinite, rise.values())) else math.nan
+            if most.share_ends and math.isfinite(importance):
+                interval["importance"] = most.share_ends
+            heads.append({"way": name, "head": head, "rise": rise, "importance": importance, "interval": interval})
     heads.sort(key=lambda each: -each["importance"] if math.isfinite(each["importance"]) else math.inf)
-    counts = {loss: sum(count for _, count in values) for loss, values in base.items()}
-    return {"base": means, "counts": counts, "batches": max(map(len, base.values())), "heads": heads, "ways": all_of}
+    ids = torch.cat(photographs)
+    return {
+        "base": {loss: float(torch.cat(each.values[None]).mean()) for loss, each in seen.items()},
+        "counts": {loss: sum(map(len, each.photographs)) for loss, each in seen.items()},
+        "images": len(ids),
+        "batch": largest,
+        "bootstrap": stated(ids.numpy(), seed, resamples),
+        "heads": heads,
+        "ways": all_of,
+    }
+
+
+@dataclass(frozen=True)
+class Rise:
+    """Of a loss without a head, and over the loss; with the ends of their intervals, empty of a single photograph."""
+
+    mean: float
+    ends: list[float]
+    share: float
+    share_ends: list[float]
+
+
+class _Seen:
+    """What a loss was of each of P images, tokens or phrases, with all heads (None) and without some."""
+
+    def __init__(self) -> None:
+        self.photographs: list[Tensor] = []
+        """[P] in parts."""
+        self.values: dict[tuple[str, int | None] | None, list[Tensor]] = {}
+        """[P] in parts, float64."""
+
+    def add(self, masked: tuple[str, int | None] | None, values: Tensor) -> None:
+        self.values.setdefault(masked, []).append(values.double().cpu())
+
+    def rises(self, seed: int, resamples: int) -> dict[tuple[str, int | None] | None, Rise]:
+        columns = torch.stack([torch.cat(each) for each in self.values.values()], dim=1).numpy()
+        groups = torch.cat(self.photographs).numpy()
+        whole = columns[:, 0].mean()
+        means = (columns - columns[:, :1]).mean(axis=0)
+        ends = shares = np.empty((columns.shape[1], 0))
+        if len(np.unique(groups)) > 1:
+            draws = resampled_means(columns, groups, seed, resamples)
+            apart = draws - draws[:, :1]
+            ends, shares = percentiles(apart), percentiles(apart / draws[:, :1].clip(min=_LEAST))
+        parts = zip(means.tolist(), ends.tolist(), (means / max(whole, _LEAST)).tolist(), shares.tolist(), strict=True)
+        return {masked: Rise(*each) for masked, each in zip(self.values, parts, strict=True)}
 
 
 @torch.inference_mode()
-def losses(model: BitGen, batch: Batch, patches: Tensor, wanted: Sequence[str]) -> dict[str, tuple[float, int]]:
-    """The mean of each of the `wanted` losses, and over how many images, tokens or phrases, of what the tower gives of `batch`."""
-    device, found = patches.device, dict[str, tuple[float, int]]()
+def losses(model: BitGen, batch: Batch, patches: Tensor, wanted: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each of the `wanted` losses of every image, token or phrase [P], of what the tower gives of `batch`, and the row of the image
+    that it is of, [P] on the CPU; a loss that is of none is left out."""
+    device, found = patches.device, dict[str, tuple[Tensor, Tensor]]()
     image = model.encode_patches(patches)
     ids, mask = (each[batch.first_text].to(device) for each in (batch.token_ids, batch.token_mask))
     if "contrast" in wanted and len(ids) > 1:
         text, own = model.encode_text(ids, mask).embedding, torch.arange(len(ids), device=device)
         allowed = (batch.image_ids[:, None] != batch.image_ids).to(device)
-        scale = model.itc_temperature()
-        both = contrast(image.embedding, text, own, allowed, scale) + contrast(
-            text, image.embedding, own, allowed, scale
+        to_text, to_image = (
+            contrast(query, keys, own, allowed, model.itc_temperature(), "none")
+            for query, keys in ((image.embedding, text), (text, image.embedding))
         )
-        found["contrast"] = (both.item() / 2, len(ids))
+        found["contrast"] = ((to_text + to_image) / 2, torch.arange(len(ids)))
     if "caption" in wanted:
         context, seen = model.caption_context(image)
         states = model.decoder(ids, model.text.token, context, seen)
         classes, told = model.text.token.targets(ids, mask)
-        if count := int(predicted(told)):
-            total = next_token_loss(states, model.text.token.head, classes, told, 0.0)
-            found["caption"] = (total.item() / count, count)
+        rows, place = told[:, 1:].nonzero().unbind(dim=1)  # position l tells token l + 1
+        if len(rows):
+            nats = [
+                F.cross_entropy(said.float() @ model.text.token.head.T.float(), meant, reduction="none")
+                for said, meant in zip(
+                    states[rows, place].split(_TOKENS), classes[rows, place + 1].split(_TOKENS), strict=True
+                )
+            ]
+            found["caption"] = (torch.cat(nats), rows.cpu())
     phrases = len(batch.phrase_text)
     if "grounding" in wanted and phrases:
         rows = text_rows(batch)
@@ -170,7 +238,7 @@ def losses(model: BitGen, batch: Batch, patches: Tensor, wanted: Sequence[str]) 
         cover = phrase_coverage(boxes, of, phrases, round(patches.shape[1] ** 0.5))
         parts = grounding_losses(grounded, enclose(boxes, of, phrases), cover)
         total = 5 * parts["l1"] + 2 * parts["giou"] + parts["focal"] + parts["dice"]
-        found["grounding"] = (total.mean().item(), phrases)
+        found["grounding"] = (total, batch.text_image[batch.phrase_text])
     return found
 
 
@@ -178,12 +246,3 @@ def losses(model: BitGen, batch: Batch, patches: Tensor, wanted: Sequence[str]) 
 def _patches(model: BitGen, batch: Batch) -> Tensor:
     device = next(model.parameters()).device
     return model.vision(batch.images.to(device)) if batch.features is None else unpack(batch.features.to(device))
-
-
-def _add(into: dict[str, list[tuple[float, int]]], found: dict[str, tuple[float, int]]) -> None:
-    for loss, value in found.items():
-        into.setdefault(loss, []).append(value)
-
-
-def _mean(seen: Sequence[tuple[float, int]]) -> float:
-    return sum(value * count for value, count in seen) / sum(count for _, count in seen)

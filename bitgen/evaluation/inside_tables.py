@@ -1,41 +1,50 @@
 """What was found inside a checkpoint as tables, for the terminal and for the page.
 
-Each takes sets: a label and what the function of that name found on it. Rows that only stand for comparison are the lesser ones.
+Each takes sets: a label and what the function of that name found on it. The lesser rows are the ends of the intervals of the row
+above them, and what only stands for comparison.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bitgen.evaluation.efficiency_figures import PARTS
+from bitgen.evaluation.heads import LOSSES
 from bitgen.evaluation.page import count, figure, share, size
-from bitgen.evaluation.tables import Table
+from bitgen.evaluation.tables import Ends, Table, end_rows, ends_of
 
 Sets = Sequence[tuple[str, Mapping[str, Any]]]
 HEADS = 10
 """Of a ranking."""
-_READ = ("held_out_key", "written_key", "nearest_key", "empty", "shuffled", "chance")
-_NAMED = ("recall", "reading", "cache", "nearest", "empty", "shuffled", "chance")
+_READ = ("held_out_key", "written_key", "nearest_key", "empty", "shuffled")
+_TOLD = ("auc", "evidence", "nearest_key")
+_NAMED = ("recall", "reading", "cache", "nearest", "empty", "shuffled")
+_LOOKED = ("in_box", "shuffled", "peak_in_box", "patches")
+
+
+Line = tuple[tuple[str, ...], Sequence[Ends | None]]
+"""A row, and under it the ends of its intervals; of none, None."""
 
 
 def memory_table(sets: Sets) -> Table:
     """Texts of other photographs recalled, and the doubt about unwritten ones, by the number written."""
-    rows: list[tuple[str, ...]] = []
+    lines: list[Line] = []
     for label, found in sets:
         for pairs, shares in found["recall"]["other"].items():
-            ends = shares.get("interval", {}).get("held_out_key")
-            low, high = map(share, ends) if ends else ("", "")
-            doubt = found["novelty"].get(pairs)
-            told = [share(doubt[name]) if doubt else "" for name in ("auc", "evidence", "nearest_key")]
-            figures = [share(shares[name]) for name in _READ]
-            rows.append((f"{label}: {pairs} written", figures[0], low, high, *figures[1:], *told))
-    header = ("memory, %", "by other half", "from", "to", "by written half", "nearest key", "nothing written")
-    return Table((*header, "another memory", "chance", "novelty AUC", "by evidence", "by nearest key"), tuple(rows), ())
+            doubt = found["novelty"].get(pairs, {})
+            told = [share(doubt[name]) if doubt else "" for name in _TOLD]
+            row = (f"{label}: {pairs} written", *(share(shares[name]) for name in (*_READ, "chance")), *told)
+            lines.append((row, [*ends_of(shares, _READ), None, *ends_of(doubt, _TOLD)]))
+    header = ("memory, %", "by other half", "by written half", "nearest key", "nothing written")
+    return _table((*header, "another memory", "chance", "novelty AUC", "by evidence", "by nearest key"), lines)
 
 
 def naming_table(sets: Sets) -> Table:
     """Photographs named right after one view of each, by the number of names."""
-    rows = [
-        (f"{label}: {ways} names", count(shares["asked"]), *(share(shares[who]) for who in _NAMED))
+    lines: list[Line] = [
+        (
+            (f"{label}: {ways} names", count(shares["asked"]), *(share(shares[who]) for who in (*_NAMED, "chance"))),
+            [None, *ends_of(shares, _NAMED), None],
+        )
         for label, found in sets
         for ways, shares in found["naming"].items()
     ]
@@ -48,40 +57,47 @@ def naming_table(sets: Sets) -> Table:
         "nearest key",
         "nothing written",
     )
-    return Table((*header, "shuffled", "chance"), tuple(rows), ())
+    return _table((*header, "shuffled", "chance"), lines)
 
 
 def forgetting_table(sets: Sets) -> Table:
     """What is recalled before and after half of an episode is forgotten, and where that half was never written."""
-    rows, lesser = [], []
+    when = ("before", "after", "never")
+    lines: list[Line] = []
+    lesser: list[int] = []
     for label, found in sets:
-        for half in ("forgotten", "kept"):
-            shares = found["forgetting"]["recall"][half]
-            rows.append((f"{label}: {half}", *(share(shares[when]) for when in ("before", "after", "never"))))
-        lesser.append(len(rows))
-        rows.append(("chance", *3 * [share(found["forgetting"]["chance"])]))
-    return Table(("forgetting, % recalled", "before", "after", "never written"), tuple(rows), tuple(lesser))
+        forgot = found["forgetting"]
+        for half, pairs in (("forgotten", forgot["forgotten"]), ("kept", forgot["written"] - forgot["forgotten"])):
+            shares = forgot["recall"][half]
+            asked = count(pairs * forgot["episodes"])
+            row = (f"{label}: {half}", asked, *(share(shares[name]) for name in when))
+            lines.append((row, [None, *ends_of(shares, when)]))
+        lesser.append(len(lines))
+        lines.append((("chance", "", *3 * [share(forgot["chance"])]), []))
+    return _table(("forgetting, % recalled", "asked", "before", "after", "never written"), lines, lesser)
 
 
 def attention_table(sets: Sets) -> Table:
-    """How much of the attention of the best head of each way lies in a phrase's boxes; means over heads for the control."""
-    rows, lesser = [], []
+    """How much of the attention of the best head of each way lies in a phrase's boxes, and with another phrase's words."""
+    lines: list[Line] = []
+    lesser: list[int] = []
     for label, found in sets:
         for way, figures in found["ways"].items():
             best = max(range(len(figures["in_box"])), key=lambda head: figures["in_box"][head] or 0)
-            others = figures.get("shuffled")
-            rows.append(
-                (
-                    f"{label}: {way}, head {best}",
-                    count(found["phrases"]),
-                    share(figures["in_box"][best]),
-                    share(others[best]) if others else "",
-                    share(figures["peak_in_box"][best]),
-                    figure(figures["patches"][best], ".1f"),
-                )
+            # Of each figure the best head's; there is no "shuffled" of a set of one image.
+            own = {name: each[best] for name, each in figures.items() if name in _LOOKED}
+            own["interval"] = {name: each[best] for name, each in figures.get("interval", {}).items()}
+            shares = [share(own[name]) if name in own else "" for name in _LOOKED[:3]]
+            row = (
+                f"{label}: {way}, head {best}",
+                count(found["phrases"]),
+                *shares,
+                figure(own["patches"], ".1f"),
             )
-        lesser.append(len(rows))
-        rows.append(("everywhere alike", "", share(found["area"]), "", "", ""))
+            ends = [*ends_of(own, _LOOKED[:3]), *ends_of(own, _LOOKED[3:], _form(".1f"))]
+            lines.append((row, [None, *ends]))
+        lesser.append(len(lines))
+        lines.append((("everywhere alike", "", share(found["area"]), "", "", ""), [None, *ends_of(found, ["area"])]))
     header = (
         "attention, best heads",
         "phrases",
@@ -90,34 +106,49 @@ def attention_table(sets: Sets) -> Table:
         "peak in a box, %",
         "patches",
     )
-    return Table(header, tuple(rows), tuple(lesser))
+    return _table(header, lines, lesser)
 
 
 def vectors_table(sets: Sets) -> Table:
     """How near images and their own texts are, beside those of others."""
-    rows = [
-        (label, count(found["pairs"]), *(figure(found[name], ".3f") for name in ("own_cosine", "other_cosine", "gap")))
+    names = ("own_cosine", "other_cosine", "gap")
+    lines: list[Line] = [
+        (
+            (label, count(found["pairs"]), *(figure(found[name], ".3f") for name in names)),
+            [None, *ends_of(found, names, _form(".3f"))],
+        )
         for label, found in sets
     ]
-    header = ("vectors", "pairs", "cosine with its own text", "with another's", "gap between the means")
-    return Table(header, tuple(rows), ())
+    return _table(("vectors", "pairs", "cosine with its own text", "with another's", "gap between the means"), lines)
 
 
 def heads_table(sets: Sets) -> Table:
     """The heads without which a loss rises most."""
-    rows = [
-        (
-            f"{label}: {each['way']}, head {each['head']}",
-            share(each["importance"]),
-            *(
-                figure(each["rise"][loss], "+.3f") if loss in each["rise"] else ""
-                for loss in ("contrast", "caption", "grounding")
-            ),
-        )
-        for label, found in sets
-        for each in found["heads"][:HEADS]
-    ]
-    return Table(("without a head", "rise, %", "contrast", "caption", "grounding"), tuple(rows), ())
+    lines: list[Line] = []
+    for label, found in sets:
+        for each in found["heads"][:HEADS]:
+            rises = [figure(each["rise"][loss], "+.3f") if loss in each["rise"] else "" for loss in LOSSES]
+            images = count(found["images"]) if "images" in found else ""
+            row = (f"{label}: {each['way']}, head {each['head']}", images, share(each["importance"]))
+            ends = [*ends_of(each, ["importance"]), *ends_of(each, LOSSES, _form("+.3f"))]
+            lines.append(((*row, *rises), [None, *ends]))
+    return _table(("without a head", "images", "rise, %", *LOSSES), lines)
+
+
+def _table(header: tuple[str, ...], lines: Iterable[Line], lesser: Iterable[int] = ()) -> Table:
+    """Args: lesser: numbers of the lines that only stand for comparison."""
+    rows: list[tuple[str, ...]] = []
+    faint, behind = set(lesser), list[int]()
+    for number, (row, cells) in enumerate(lines):
+        under = end_rows(cells)
+        padded = [(*each, *[""] * (len(header) - len(each))) for each in under]
+        behind += range(len(rows) + (number not in faint), len(rows) + 1 + len(under))
+        rows += [row, *padded]
+    return Table(header, tuple(rows), tuple(behind))
+
+
+def _form(form: str) -> Callable[[float | None], str]:
+    return lambda value: figure(value, form)
 
 
 def efficiency_table(found: Mapping[str, Any]) -> Table:

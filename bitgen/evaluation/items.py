@@ -16,6 +16,8 @@ from bitgen.batch import Batch
 
 KEY, PHOTOGRAPH = "key", "photograph"
 """Columns of a file of items; each further one is a figure."""
+CUT = "truncated"
+"""What phrases are called, with a number, that lie beyond the token limit: the protocol asks for them, nobody knows their names."""
 _MARK, _VERSION = b"bitgen_items", b"1"
 
 

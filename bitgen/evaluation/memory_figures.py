@@ -85,7 +85,8 @@ def _slots(found: Mapping[str, Any], photographs: int) -> Html:
     use = found["slot_use"]
     by_slot = [list(line) for line in zip(*use["shares"], strict=True)]
     title = "Share of what is written that each slot takes, episode after episode"
-    small = f"as even as {use['effective']:.1f} slots used alike; random keys {use['effective_random']:.1f}"
+    small = f"percent; as even as {use['effective']:.1f} slots used alike; random keys {use['effective_random']:.1f}"
     names = [str(slot) for slot in range(found["slots"])]
     episodes = [str(n + 1) for n in range(use["episodes"])]
-    return matrix_chart(title, by_slot, names, episodes, small=small, x_label=f"episode, of {photographs} photographs")
+    x_label = f"episode, of {photographs} photographs"
+    return matrix_chart(title, by_slot, names, episodes, small=small, x_label=x_label, say=share)

@@ -4,11 +4,15 @@ Axes: E episodes, N photographs written to each and as many not, C channels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitgen.evaluation.bootstrap import percentiles, resampled
 from bitgen.model.memory import EpisodicMemory, MemoryState
 
 
@@ -21,20 +25,22 @@ def novelty(
     seed: int = 0,
     *,
     reads: int,
-) -> dict[str, dict[str, float]]:
+    resamples: int = 0,
+) -> dict[str, dict[str, Any]]:
     """How often the memory doubts an unwritten photograph more than a written one, by N as a string.
 
     Args:
         written, asked: [I, C] codes of two views of each photograph.
         writes: N, of which those above a sixth of I are left out.
         reads: written photographs behind each figure, at least.
+        resamples: of "interval": {figure: [low, high]}, by photograph (`bootstrap.py`); with 0 there is none.
 
     Each is {"auc" (by `Reading.novelty`, the variance of what is read), "evidence" (by `EpisodicMemory.evidence`), "nearest_key"
     (by the cosine with the nearest written key, of a cache that holds them all: the bar), "empty" (`auc` of a memory in which
     nothing was written), "shuffled" (`auc` of the memory of the episode before), "chance": 0.5, "written", "unwritten" (counts)}.
     """
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for pairs in (pairs for pairs in writes if 6 * pairs <= len(written)):
         episodes = max(2, -(-reads // pairs))
         rows = apart(len(written), 2 * pairs, episodes, generator).to(written.device)
@@ -53,10 +59,14 @@ def novelty(
             "empty": memory.read(memory.empty(episodes), queries).novelty,
             "shuffled": memory.read(before, queries).novelty,
         }
-        areas = {
-            name: area_under_curve(doubt[:, pairs:].flatten(), doubt[:, :pairs].flatten())
-            for name, doubt in doubts.items()
-        }
+        scores = {name: (doubt[:, pairs:].flatten(), doubt[:, :pairs].flatten()) for name, doubt in doubts.items()}
+        areas: dict[str, Any] = {name: area_under_curve(*each) for name, each in scores.items()}
+        if resamples:
+            unwritten, held = (part.flatten().cpu().numpy() for part in (rows[:, pairs:], rows[:, :pairs]))
+            areas["interval"] = {
+                name: percentiles(resampled_areas(*each, unwritten, held, seed, resamples))[0].tolist()
+                for name, each in scores.items()
+            }
         counts = {"written": episodes * pairs, "unwritten": episodes * pairs}
         found[str(pairs)] = {**areas, "chance": 0.5, **counts}
     return found
@@ -75,6 +85,36 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> float:
     below = torch.searchsorted(ordered, above, right=False)
     through = torch.searchsorted(ordered, above, right=True)
     return ((below + through).double().mean() / (2 * len(negative))).item()
+
+
+def resampled_areas(
+    positive: Tensor,
+    negative: Tensor,
+    positive_groups: NDArray[np.int64],
+    negative_groups: NDArray[np.int64],
+    seed: int,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """[R, 1] `area_under_curve` of every resample of photographs; of each score, its photograph stands in `..._groups`.
+
+    A photograph that is drawn c times brings each of its scores c times, written ones and unwritten ones; NaN where a resample has
+    none of one kind.
+    """
+    known, group = np.unique(np.concatenate([positive_groups, negative_groups]), return_inverse=True)
+    above = positive.double().nan_to_num(-torch.inf, torch.inf, -torch.inf).cpu().numpy()
+    below = negative.double().nan_to_num(torch.inf, torch.inf, -torch.inf).cpu().numpy()
+    order = np.argsort(below, kind="stable")
+    ordered, of_above, of_ordered = below[order], group[: len(above)], group[len(above) :][order]
+    left, right = (np.searchsorted(ordered, above, side) for side in ("left", "right"))
+
+    def areas(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.pad(times[:, of_ordered].cumsum(axis=1), ((0, 0), (1, 0)))
+        weights = times[:, of_above]
+        beaten = (weights * (ends[:, left] + ends[:, right])).sum(axis=1) / 2
+        with np.errstate(invalid="ignore"):
+            return (beaten / (weights.sum(axis=1) * ends[:, -1]))[:, None]
+
+    return resampled(areas, len(known), seed, resamples)
 
 
 def apart(count: int, size: int, episodes: int, generator: torch.Generator) -> Tensor:

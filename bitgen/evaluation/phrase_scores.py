@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitgen.boxes import aligned_overlap, generalised_overlap
 from bitgen.evaluation.bootstrap import RESAMPLES, intervals
-from bitgen.evaluation.items import Items
+from bitgen.evaluation.items import CUT, Items
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def scores(answers: Answers, targets: Targets, unasked: int = 0) -> Items:
         "pointing": pointed,
     }
     return Items(
-        keys=(*targets.keys, *(f"truncated.{number}" for number in range(unasked))),
+        keys=(*targets.keys, *(f"{CUT}.{number}" for number in range(unasked))),
         photographs=np.concatenate([targets.photographs.numpy(), -1 - np.arange(unasked)]),
         values={name: np.pad(value.double().numpy(), (0, unasked)) for name, value in values.items()},
     )

@@ -12,11 +12,14 @@ Naming, forgetting and novelty are about texts of other photographs only.
 Axes: I photographs, E episodes (memories), N pairs written to each, G values searched among, C channels, K slots.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
@@ -69,7 +72,7 @@ def evaluate_memory(
         "recall": {"own": {N: figures of `memory_quality`, "reads", "interval"}, "other": {N: ...}}
         "naming": {N: shares of `naming`, with "interval"}
         "forgetting": what `forgetting` returns
-        "novelty": {N: areas of `novelty`}
+        "novelty": {N: areas of `novelty`, with "interval"}
         "slot_use": what `slot_use` returns}.
     N goes as far as a third of the photographs allows. Raises `ValueError` for fewer than `LEAST` photographs, and
     `NotFiniteError` where a code is not all numbers: what an episode reads depends on all that was written.
@@ -102,9 +105,9 @@ def evaluate_memory(
             reads=reads,
             resamples=resamples,
         ),
-        "forgetting": forgetting(memory, halves, seed, reads=reads),
-        "novelty": novelty(memory, halves.written, halves.asked, writes, seed, reads=reads),
-        "slot_use": slot_use(memory, halves.written, seed),
+        "forgetting": forgetting(memory, halves, seed, reads=reads, resamples=resamples),
+        "novelty": novelty(memory, halves.written, halves.asked, writes, seed, reads=reads, resamples=resamples),
+        "slot_use": slot_use(memory, halves.written, seed, resamples),
     }
 
 
@@ -183,14 +186,17 @@ def _spread(hits: Mapping[str, Tensor], rows: Tensor, seed: int, resamples: int)
 
 
 @torch.no_grad()
-def forgetting(memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: int) -> dict[str, Any]:
+def forgetting(
+    memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: int, resamples: int = 0
+) -> dict[str, Any]:
     """What is left of the half of an episode that is forgotten, and of the half that is not.
 
     N pairs are written, half as many as slots where there are photographs enough; the first half is forgotten. Returns
     {"written": N, "forgotten": N // 2, "episodes": E, "searched": G, "chance",
     "recall": {"forgotten": {"before", "after", "never"}, "kept": {...}}, "known": {"forgotten": {...}, "kept": {...}},
     "distance"}: shares of the pairs of each half that are recalled, and known (`EpisodicMemory.is_known`), by the other half of
-    the patches: before the forgetting, after it, and by a memory in which the forgotten were never written. `distance` is the
+    the patches: before the forgetting, after it, and by a memory in which the forgotten were never written; with `resamples`
+    each half has an "interval": {"before": [low, high], ...} too, by photograph (`bootstrap.py`). `distance` is the
     greatest of the distances between what the last two read, over what was never written's length: rounding, where forgetting
     is exact.
     """
@@ -216,6 +222,8 @@ def forgetting(memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: 
         "known": {"forgotten": {}, "kept": {}},
     }
 
+    kept: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = defaultdict(dict)
+
     def look(state: MemoryState, when: str) -> Tensor:
         reading = memory.read(state, asked)
         for figure, hits in (
@@ -223,10 +231,14 @@ def forgetting(memory: EpisodicMemory, halves: Halves, seed: int = 0, *, reads: 
             ("known", memory.is_known(reading)),
         ):
             for half, those in (("forgotten", first), ("kept", ~first)):
-                found[figure][half][when] = hits[those].double().mean().item()
+                kept[figure, half][when] = hits[those].double().cpu().numpy()
+                found[figure][half][when] = float(kept[figure, half][when].mean())
         return reading.values
 
     look(before, "before")
     left, without = look(after, "after"), look(never, "never")
+    for (figure, half), shares in kept.items() if resamples else ():
+        photographs = rows[:, :pairs][first if half == "forgotten" else ~first].cpu().numpy()
+        found[figure][half]["interval"] = intervals(shares, photographs, seed, resamples)
     apart_by = (left - without).norm(dim=-1) / without.norm(dim=-1).clamp(min=1e-12)
     return found | {"distance": apart_by.max().item()}

@@ -5,7 +5,7 @@ Axes: I images, T texts, D width of an embedding.
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from math import prod
+from math import exp, lgamma, prod
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
-from bitgen.evaluation.bootstrap import RESAMPLES, intervals, stated
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled, resampled_means, stated
 from bitgen.evaluation.items import Items, text_keys
 from bitgen.evaluation.ranking import Gallery, rank_both
 from bitgen.evaluation.reranking import States, rerank_both, temporary_states
@@ -110,9 +110,10 @@ def summarise(
         image_ids: [I], text_ids: [T], equal where they belong together.
         seed: of the intervals; resamples: likewise.
 
-    Returns {"t2i": {"r1", "r5", "r10", "median_rank", "interval": {"r1": [low, high], ...}}, "i2t": {...}, "rsum", "images",
-    "texts", "chance": {"t2i": {"r1", ...}, "i2t": {...}}, "bootstrap": as `bootstrap.stated`}, where chance is the expectation
-    under a random order, and an interval is of other queries to the same gallery.
+    Returns {"t2i": {"r1", "r5", "r10", "median_rank", "interval": {"r1": [low, high], ...}}, "i2t": {...}, "rsum", "interval":
+    {"rsum": [low, high]}, "images", "texts", "chance": {"t2i": {"r1", ..., "median_rank"}, "i2t": {...}}, "bootstrap": as
+    `bootstrap.stated`}, where chance is the expectation under a random order, and an interval is of other queries to the same
+    gallery.
     """
     directions = _directions(image_ranks, text_ranks, image_ids, text_ids, seed, resamples)
     chances = {"t2i": chance(text_ids, image_ids), "i2t": chance(image_ids, text_ids)}
@@ -134,26 +135,66 @@ def hits(query_ranks: Tensor) -> dict[str, NDArray[np.float64]]:
 
 
 def chance(query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:
-    """Expected recall under a random order: the mean over queries of 1 - C(G - m, k) / C(G, k), m being relevant."""
+    """Expected recall under a random order: the mean over queries of 1 - C(G - m, k) / C(G, k), m being relevant; and the median
+    rank there, the least k within which at least half of all queries find something."""
     known, count = gallery_ids.unique(return_counts=True)
     mine = count[torch.searchsorted(known, query_ids)]
     sizes, queries = mine.unique(return_counts=True)
     pairs = list(zip(sizes.tolist(), queries.tolist(), strict=True))
     size = len(gallery_ids)
-    return {f"r{k}": sum(n * (1 - _miss(size, m, k)) for m, n in pairs) / len(query_ids) for k in TOP}
+
+    def found_within(k: int) -> float:
+        return sum(n * (1 - _miss(size, m, k)) for m, n in pairs) / len(query_ids)
+
+    low, high = 1, size
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found_within(middle) >= 0.5 - 1e-9 else (middle + 1, high)
+    return {**{f"r{k}": found_within(k) for k in TOP}, "median_rank": float(low)}
 
 
 def _miss(size: int, relevant: int, k: int) -> float:
-    """The probability that the first k of `size` entries in random order hold none of the relevant ones."""
-    return prod(max(0, size - relevant - drawn) / (size - drawn) for drawn in range(min(k, size)))
+    """The probability that the first k of `size` entries in random order hold none of the relevant ones: C(G - m, k) / C(G, k)."""
+    left = size - relevant
+    if k > left:
+        return 0.0
+    if k <= max(TOP):  # exact, where logarithms of factorials lose digits of a small share
+        return prod((left - drawn) / (size - drawn) for drawn in range(k))
+    return exp(lgamma(left + 1) - lgamma(left - k + 1) - lgamma(size + 1) + lgamma(size - k + 1))
 
 
 def _directions(
     image_ranks: Tensor, text_ranks: Tensor, image_ids: Tensor, text_ids: Tensor, seed: int, resamples: int
 ) -> dict:
-    """Recalls with intervals both ways, and "rsum"."""
-    found = {
-        name: {**recall(ranks), "interval": intervals(hits(ranks), ids.numpy(), seed, resamples)}
-        for name, ranks, ids in (("t2i", text_ranks, text_ids), ("i2t", image_ranks, image_ids))
-    }
-    return {**found, "rsum": sum(direction[f"r{k}"] for direction in found.values() for k in TOP)}
+    """Recalls and median ranks both ways and "rsum", with intervals."""
+    found: dict = {}
+    sums = np.zeros(resamples)
+    for name, ranks, ids in (("t2i", text_ranks, text_ids), ("i2t", image_ranks, image_ids)):
+        found[name] = {**recall(ranks), "interval": {}}
+        if len(image_ids.unique()) > 1:
+            groups, right = ids.numpy(), np.stack(list(hits(ranks).values()), axis=1)
+            draws = resampled_means(right, groups, seed, resamples)
+            sums += draws.sum(axis=1)  # of the same photographs both ways: each has an image and a text
+            draws = np.concatenate([draws, resampled_medians(ranks.numpy(), groups, seed, resamples)], axis=1)
+            found[name]["interval"] = dict(zip(recall(ranks), percentiles(draws).tolist(), strict=True))
+    rsum = sum(direction[f"r{k}"] for direction in found.values() for k in TOP)
+    ends = {"rsum": percentiles(sums[:, None])[0].tolist()} if found["t2i"]["interval"] else {}
+    return {**found, "rsum": rsum, "interval": ends}
+
+
+def resampled_medians(
+    query_ranks: NDArray[np.int64], groups: NDArray[np.int64], seed: int, resamples: int
+) -> NDArray[np.float64]:
+    """[R, 1] the median (the mean of the middle two) of the ranks [Q] of every resample; groups: [Q] their photographs."""
+    known, group = np.unique(groups, return_inverse=True)
+    order = np.argsort(query_ranks, kind="stable")
+    ordered, group = query_ranks[order], group[order]
+
+    def median(times: NDArray[np.float64]) -> float:
+        """A query that is drawn c times stands c times in the row of ranks."""
+        ends = times[group].cumsum()
+        middle = ordered[np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")]
+        return float(middle.mean())
+
+    # Resample by resample, which stays in the cache: of 25,000 queries five times as fast as many at once.
+    return resampled(lambda times: np.array([[median(row)] for row in times]), len(known), seed, resamples)

@@ -5,16 +5,18 @@ Axes: E episodes, N keys of each, K slots, C channels.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bitgen.evaluation.bootstrap import percentiles, resampled_means
 from bitgen.model.memory import EpisodicMemory
 
 EPISODES = 64
 
 
 @torch.no_grad()
-def slot_use(memory: EpisodicMemory, keys: Tensor, seed: int = 0) -> dict[str, Any]:
+def slot_use(memory: EpisodicMemory, keys: Tensor, seed: int = 0, resamples: int = 0) -> dict[str, Any]:
     """Where the keys of photographs go, over a sequence of up to `EPISODES` episodes of K / 2 of them, each photograph once.
 
     A key's weight on a slot is its squared address, which is what writing adds to the slot's precision (times 1 / σ²); the
@@ -22,6 +24,8 @@ def slot_use(memory: EpisodicMemory, keys: Tensor, seed: int = 0) -> dict[str, A
 
     Args:
         keys: [I, C].
+        resamples: of "interval": {"effective": [low, high], "effective_random"}, by episode (`bootstrap.py`); with 0 there is none.
+            Of few episodes both ends lie low: those that are drawn twice leave others out, so that slots look less evenly used.
 
     Returns {"shares": [E][K], "in_use": [E] (`EpisodicMemory.utilisation`), "effective", "effective_random", "least", "most",
     "episodes", "keys"}: `effective` is the number of slots that, used alike, would be as evenly used as these over all episodes
@@ -37,12 +41,18 @@ def slot_use(memory: EpisodicMemory, keys: Tensor, seed: int = 0) -> dict[str, A
     state = memory.write(memory.empty(episodes), written, torch.zeros_like(written), every)
     shares = slot_shares(memory, written)
     random = torch.randn(written.shape, generator=generator).to(keys.device)
-    overall = shares.mean(dim=0)
+    overall, of_random = shares.mean(dim=0), slot_shares(memory, random)
+    ends = {}
+    if resamples and episodes > 1:
+        for name, each in (("effective", shares), ("effective_random", of_random)):
+            draws = resampled_means(each.double().cpu().numpy(), np.arange(episodes), seed, resamples)
+            ends[name] = percentiles(np.array([[effective(torch.from_numpy(draw))] for draw in draws]))[0].tolist()
     return {
         "shares": shares.tolist(),
         "in_use": memory.utilisation(state).tolist(),
         "effective": effective(overall),
-        "effective_random": effective(slot_shares(memory, random).mean(dim=0)),
+        "effective_random": effective(of_random.mean(dim=0)),
+        **({"interval": ends} if resamples else {}),
         "least": overall.min().item(),
         "most": overall.max().item(),
         "episodes": episodes,

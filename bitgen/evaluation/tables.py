@@ -5,12 +5,12 @@ what lies under "retrieval" is what `retrieval.summarise` returns, under "ground
 "captioning" what `evaluate_captioning` returns.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bitgen.evaluation.bootstrap import PERCENT
-from bitgen.evaluation.page import share
+from bitgen.evaluation.page import figure, share
 
 SPLITS = {"train": "train", "heldout": "held out"}
 CONTROLS = {"constant_box": "constant box", "whole_image": "whole image", "shuffled_text": "shuffled text"}
@@ -37,6 +37,9 @@ _RECALLS = ("r1", "r5", "r10")
 _ACCURACIES = ("acc50", "mean_iou", "acc25", "acc75", "giou50", "any_box_acc50", "pointing")
 ADDED = ("images", "texts", "phrases", "truncated", "not_finite", "references", "repeated", "unfinished", "empty")
 """Counts, which are added up over sets where shares are averaged."""
+
+Ends = tuple[str, str]
+"""The ends of an interval, as they stand in a table."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
             own.append((f"{label}, {which}", again))
         for name, each in own:
             rows.append((name, *counts, *_direction(each["t2i"]), *_direction(each["i2t"]), share(each["rsum"])))
-            ends = _ends([None, None, *_recall_intervals(each["t2i"]), *_recall_intervals(each["i2t"]), None])
-            lesser += range(len(rows), len(rows) + len(ends))
-            rows += ends
+            directions = [cell for way in DIRECTIONS for cell in _direction_ends(each[way])]
+            under = end_rows([None, None, *directions, *ends_of(each, ["rsum"])])
+            lesser += range(len(rows), len(rows) + len(under))
+            rows += under
         chance = found["chance"]
         lesser.append(len(rows))
         rsum = sum(chance[direction][name] for direction in DIRECTIONS for name in _RECALLS)
@@ -100,9 +104,9 @@ def captioning_table(results: Mapping[str, Any]) -> Table:
         counts = [f"{entry[name]:,}" for name in ("images", "references")]
         said = [f"{entry[name]:,}" if name in entry else "" for name in ("distinct", "empty")]
         rows.append((label, *counts, *_hundredths(entry, names), *said))
-        ends = _ends([None, None, *_intervals(entry, names), None, None])
-        lesser += range(len(rows), len(rows) + len(ends))
-        rows += ends
+        under = end_rows([None, None, *ends_of(entry, names), None, None])
+        lesser += range(len(rows), len(rows) + len(under))
+        rows += under
         for name, control in entry["controls"].items():
             lesser.append(len(rows))
             fitted = f", from {control['fitted_on']}" if "fitted_on" in control else ""
@@ -117,9 +121,9 @@ def grounding_table(results: Mapping[str, Any]) -> Table:
     lesser = []
     for label, found in _sets(results, "grounding"):
         rows.append((label, *_accuracies(found)))
-        ends = _ends([None, *_intervals(found, _ACCURACIES)])
-        lesser += range(len(rows), len(rows) + len(ends))
-        rows += ends
+        under = end_rows([None, *ends_of(found, _ACCURACIES)])
+        lesser += range(len(rows), len(rows) + len(under))
+        rows += under
         for name, control in found["controls"].items():
             lesser.append(len(rows))
             fitted = f", fitted on {control['fitted_on']}" if "fitted_on" in control else ""
@@ -166,6 +170,22 @@ def plain(table: Table) -> str:
     return "\n".join((drawn[0], "-" * len(drawn[0]), *drawn[1:]))
 
 
+def ends_of(
+    found: Mapping[str, Any], names: Iterable[str], say: Callable[[float | None], str] = share
+) -> list[Ends | None]:
+    """The ends of the "interval" of each of `names` as `say` writes them; None for a figure without one."""
+    known = found.get("interval") or {}
+    return [(say(known[name][0]), say(known[name][1])) if name in known else None for name in names]
+
+
+def end_rows(cells: Sequence[Ends | None]) -> list[tuple[str, ...]]:
+    """Two rows that stand under figures, of the low and of the high ends of their intervals; none where no figure has one."""
+    if not any(cells):
+        return []
+    columns = [cell or ("", "") for cell in cells]
+    return [(f"{PERCENT}% {name}", *(column[end] for column in columns)) for end, name in enumerate(("from", "to"))]
+
+
 def _sets(results: Mapping[str, Any], task: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Label and result of every set, and of the mean where a split has several."""
     found = []
@@ -178,26 +198,17 @@ def _sets(results: Mapping[str, Any], task: str) -> list[tuple[str, Mapping[str,
     return found
 
 
-def _ends(intervals: Sequence[Sequence[float] | None]) -> list[tuple[str, ...]]:
-    """Two rows, of the low and of the high ends of intervals that stand under figures; none where no figure has one."""
-    if not any(intervals):
-        return []
-    ends = [["" if each is None else share(each[end]) for each in intervals] for end in (0, 1)]
-    return [(f"{PERCENT}% {name}", *cells) for name, cells in zip(("from", "to"), ends, strict=True)]
+def _direction_ends(found: Mapping[str, Any]) -> list[Ends | None]:
+    return [*ends_of(found, _RECALLS), *ends_of(found, ["median_rank"], _rank)]
 
 
-def _intervals(found: Mapping[str, Any], names: Iterable[str]) -> list[Sequence[float] | None]:
-    known = found.get("interval", {})
-    return [known.get(name) for name in names]
-
-
-def _recall_intervals(found: Mapping[str, Any]) -> list[Sequence[float] | None]:
-    return [*_intervals(found, _RECALLS), None]
+def _rank(value: float | None) -> str:
+    return figure(value, "g")
 
 
 def _direction(found: Mapping[str, Any]) -> tuple[str, ...]:
     middle = found.get("median_rank")
-    return (*(share(found[name]) for name in _RECALLS), "" if middle is None else f"{middle:g}")
+    return (*(share(found[name]) for name in _RECALLS), "" if middle is None else _rank(middle))
 
 
 def _accuracies(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,10 +6,13 @@ Axes: N pairs of an image and a text, d width.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled, stated
 from bitgen.evaluation.finite import check_finite
 from bitgen.evaluation.page import Html, text
 from bitgen.evaluation.retrieval import embed
@@ -22,34 +25,46 @@ MOST_POINTS, MOST_CELLS = 400, 40
 """Pairs of an embedding map, and of a matrix, at most."""
 
 
-def evaluate_vectors(model: BitGen, batches: Iterable[Batch]) -> tuple[dict[str, Any], dict[str, Html]]:
+def evaluate_vectors(
+    model: BitGen, batches: Iterable[Batch], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[dict[str, Any], dict[str, Html]]:
     """Where images and their first texts lie, and how far the two kinds are from each other; the figures by name.
 
     Of the first `MOST_POINTS` images of `batches`. Returns {"pairs", "method" (of the plane), "own_cosine" (the mean over pairs),
-    "other_cosine" (over an image and the text of another, the control), "gap" (the distance between the mean image and the mean
-    text; Source: arXiv 2203.02053), "points": {"keys", "images": [[x, y]], "texts": [[x, y]]}}. Raises `ValueError` for fewer than
-    two images, and `NotFiniteError` where a vector is not all numbers.
+    "other_cosine" (over an image and the text of another photograph, the control), "gap" (the distance between the mean image and
+    the mean text; Source: arXiv 2203.02053), "interval": {"own_cosine": [low, high], ...} by photograph, "bootstrap": as
+    `bootstrap.stated`, "points": {"keys", "images": [[x, y]], "texts": [[x, y]]}}. Raises `ValueError` for fewer than two
+    photographs, and `NotFiniteError` where a vector is not all numbers.
     """
-    images, texts, keys = [], [], []
+    images, texts, keys, ids = [], [], [], []
     for batch in batches:
         gallery = embed(model, [batch])
         images.append(gallery.images)
         texts.append(gallery.texts[batch.first_text.cpu()])
+        ids.append(gallery.image_ids)
         keys += batch.keys
         if len(keys) >= MOST_POINTS:
             break
-    if len(keys) < 2:
-        raise ValueError(f"expected two or more images to map, found {len(keys)}")
+    photographs = torch.cat([torch.empty(0, dtype=torch.int64), *ids])[:MOST_POINTS]
+    if (different := len(photographs.unique())) < 2:
+        raise ValueError(f"expected two or more images to map, found {different}")
     seen, said, keys = torch.cat(images)[:MOST_POINTS], torch.cat(texts)[:MOST_POINTS], keys[:MOST_POINTS]
     check_finite("vectors of images and their texts", torch.cat([seen, said], dim=1))
     cosines, count = seen @ said.T, len(keys)
     points, method = plane(torch.cat([seen, said]))
+    own, other, gap = _distances(seen.double(), said.double(), photographs, np.ones((1, different)))[0].tolist()
+    draws = resampled(
+        lambda times: _distances(seen.double(), said.double(), photographs, times), different, seed, resamples
+    )
+    draws = draws[np.isfinite(draws).all(axis=1)]  # but for those of one photograph, which has no other
     found = {
         "pairs": count,
         "method": method,
-        "own_cosine": cosines.diagonal().mean().item(),
-        "other_cosine": ((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))).item(),
-        "gap": (seen.mean(dim=0) - said.mean(dim=0)).norm().item(),
+        "own_cosine": own,
+        "other_cosine": other,
+        "gap": gap,
+        "interval": dict(zip(("own_cosine", "other_cosine", "gap"), percentiles(draws).tolist(), strict=True)),
+        "bootstrap": stated(photographs.numpy(), seed, resamples),
         "points": {"keys": keys, "images": points[:count].tolist(), "texts": points[count:].tolist()},
     }
     some = min(count, MOST_CELLS)
@@ -58,6 +73,21 @@ def evaluate_vectors(model: BitGen, batches: Iterable[Batch]) -> tuple[dict[str,
         "vectors-similarity": similarity_figure(cosines[:some, :some], keys[:some]),
     }
     return found, figures
+
+
+def _distances(seen: Tensor, said: Tensor, photographs: Tensor, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[R, 3] the cosine of pairs, that of images and texts of other photographs, and the gap between the means, where each
+    photograph counts as often as `times` [R, G] says; NaN for the second where a resample is of one photograph alone."""
+    _, group = photographs.unique(return_inverse=True)
+    weights = torch.from_numpy(times)[:, group]
+    total = weights.sum(dim=1)
+    cosines, same = seen @ said.T, group[:, None] == group
+    own = weights @ cosines.diagonal() / total
+    # A photograph that is drawn twice is no other photograph to itself.
+    apart = ((weights @ cosines.masked_fill(same, 0.0)) * weights).sum(dim=1)
+    other = apart / ((weights @ (~same).double()) * weights).sum(dim=1)
+    gap = (weights @ (seen - said) / total[:, None]).norm(dim=1)
+    return torch.stack([own, other, gap], dim=1).numpy()
 
 
 def similarity_figure(similarity: Tensor, names: Sequence[str]) -> Html:

@@ -1,6 +1,8 @@
 """Contrast: an embedding finds its partner among the others (Source: InfoNCE, arXiv 1807.03748; both ways, CLIP, arXiv
 2103.00020). Logits are float32. Axes: B local rows, G rows of all ranks, K keys, d width."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,8 +11,15 @@ from bitgen.objectives.queue import FeatureQueue
 from bitgen.training.distributed import gather, rank
 
 
-def contrast(query: Tensor, keys: Tensor, positive: Tensor, allowed: Tensor, scale: Tensor) -> Tensor:
-    """Mean cross-entropy of each query's own key against the allowed others; a scalar.
+def contrast(
+    query: Tensor,
+    keys: Tensor,
+    positive: Tensor,
+    allowed: Tensor,
+    scale: Tensor,
+    reduction: Literal["mean", "none"] = "mean",
+) -> Tensor:
+    """Mean cross-entropy of each query's own key against the allowed others, a scalar; with "none" that of each query, [B].
 
     Args:
         query: [B, d] unit vectors.
@@ -23,7 +32,7 @@ def contrast(query: Tensor, keys: Tensor, positive: Tensor, allowed: Tensor, sca
         logits = scale * (query.float() @ keys.float().T)
     # Not one_hot, which reads its operand's range on the host, on all devices but CUDA's.
     own = positive[:, None] == torch.arange(keys.shape[0], device=positive.device)
-    return F.cross_entropy(logits.masked_fill(~(allowed | own), -torch.inf), positive)
+    return F.cross_entropy(logits.masked_fill(~(allowed | own), -torch.inf), positive, reduction=reduction)
 
 
 def image_text_contrast(

@@ -54,6 +54,38 @@ def test_a_model_is_looked_into_on_what_was_held_out(results: dict[str, Any]):
     assert tasks & set(ALL) == {"retrieval", "grounding", "captioning"}
 
 
+def test_what_heads_are_for_does_not_depend_on_how_many_images_are_taken_at_a_time(
+    run: Path, results: dict[str, Any], tmp_path: Path
+):
+    out = tmp_path / "heads.json"
+    assert main([str(run), "--task", "attention", "--batch", "3", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert (results["batch"], found["batch"]) == (64, 3)
+    heads = found["heldout"]["datasets"]["eval/drawn-phrases"]["attention"]["heads"]
+    assert heads == results["heldout"]["datasets"]["eval/drawn-phrases"]["attention"]["heads"]
+    assert (heads["images"], heads["batch"], heads["counts"]["contrast"]) == (4, 4, 4)
+
+
+def test_every_task_says_of_how_many_and_beside_what(results: dict[str, Any]):
+    """A count, and a chance level or a control, and intervals, of all that is measured on sets."""
+    captions, phrases = (results["heldout"]["datasets"][f"eval/{name}"] for name in ("more", "drawn-phrases"))
+    retrieval, memory = captions["retrieval"], captions["memory"]
+    assert (retrieval["images"], set(retrieval["chance"]["t2i"])) == (8, {"r1", "r5", "r10", "median_rank"})
+    assert set(retrieval["t2i"]["interval"]) | set(retrieval["interval"]) == {"r1", "r5", "r10", "median_rank", "rsum"}
+    for name in ("constant_caption", "shuffled_captions"):
+        assert set(captions["captioning"]["controls"][name]["interval"]) == set(captions["captioning"]["interval"])
+    assert {"own_cosine", "other_cosine", "gap"} == set(captions["vectors"]["interval"])
+    assert memory["recall"]["other"]["2"]["interval"].keys() >= {"held_out_key", "empty", "shuffled"}
+    assert memory["novelty"]["1"]["interval"].keys() >= {"auc", "empty", "shuffled"}
+    assert memory["forgetting"]["recall"]["kept"]["interval"].keys() == {"before", "after", "never"}
+    assert memory["slot_use"]["interval"].keys() == {"effective", "effective_random"}
+    assert phrases["grounding"]["breakdown"]["left_right"]["without"].keys() == {"phrases", "acc50", "interval"}
+    attention = phrases["attention"]
+    assert attention["phrases"] == 12
+    assert all(each["interval"].keys() >= {"in_box", "shuffled"} for each in attention["ways"].values())
+    assert all("importance" in each["interval"] for each in attention["heads"]["heads"])
+
+
 def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):
     assert [note for note in results["notes"] if "too few photographs" in note] == [
         "eval/drawn-captions: too few photographs for memory (6 or more)."
@@ -162,6 +194,33 @@ def test_a_checkpoint_in_no_run_asks_for_a_place(run: Path, tmp_path: Path, caps
     shutil.copytree(run / "checkpoints/step-00000008", tmp_path / "models/mine")
     assert main([str(tmp_path / "models/mine")]) == 1
     assert "expected --out FILE for a checkpoint that is in no run" in capsys.readouterr().err
+
+
+def test_a_narrower_question_puts_a_wider_answer_aside(run: Path, results: dict[str, Any], tmp_path: Path):
+    out = tmp_path / "found.json"
+    assert main([str(run), "--task", "efficiency", "grounding", "--split", "heldout", "--out", str(out)]) == 0
+    before = json.loads(out.read_text())
+    assert main([str(run), "--task", "grounding", "--split", "heldout", "--out", str(out)]) == 0
+    assert json.loads((tmp_path / "found-earlier-1.json").read_text()) == before
+    assert "efficiency" not in json.loads(out.read_text())
+    out.write_text('{"torn')
+    assert main([str(run), "--task", "grounding", "--split", "heldout", "--out", str(out)]) == 0
+    assert (tmp_path / "found-earlier-2.json").read_text() == '{"torn'
+
+
+def test_why_a_figure_is_missing_is_a_note(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no java
+    out = tmp_path / "captions.json"
+    assert main([str(run), "--task", "captioning", "--split", "heldout", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert "Not measured: METEOR and SPICE: expected a program java, found none." in found["notes"]
+    assert "expected a program java" in (tmp_path / "captions.page/index.html").read_text()
+
+
+def test_what_was_not_asked_for_is_no_note(results: dict[str, Any]):
+    missing = results["heldout"]["datasets"]["eval/more"]["captioning"]["missing"]
+    assert missing == {"meteor": "not asked for", "spice": "not asked for"}
+    assert not [note for note in results["notes"] if "METEOR" in note]
 
 
 def test_captions_have_intervals(results: dict[str, Any]):

@@ -46,18 +46,29 @@ def test_a_comparison_and_its_page_go_beside_the_second(run: Path, short: Path, 
     assert f"wrote {short / 'comparison.json'} and {short / 'comparison.page/index.html'}" in capsys.readouterr().out
 
 
-def test_phrases_that_one_of_them_cuts_off_are_left_out_and_counted(
+def test_phrases_that_one_of_them_cuts_off_are_its_misses_and_are_counted(
     run: Path, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    # Of each of four images three phrases, of which the second begins beyond the seventh token.
+    # Of each of four images three phrases, of which one begins beyond the seventh token.
     found = compare(run, short, tmp_path / "one.json", "--task", "grounding")
     kind = found["sets"]["eval/drawn-phrases"]["grounding"]
-    assert (kind["items"], kind["only_a"], kind["only_b"]) == (8, 4, 4)  # short has 4 misses that have no name
-    said = "eval/drawn-phrases, grounding: 8 items are compared, which both have; 4 that only tiny has and 4 that only short has"
-    assert [note for note in found["notes"] if note.startswith(said)]
+    assert [kind[name] for name in ("items", "only_a", "only_b", "neither")] == [12, 4, 0, 0]
+    for who, folder in (("a", run), ("b", short)):  # as each has it by itself
+        assert (
+            main([str(folder), "--task", "grounding", "--split", "heldout", "--out", str(tmp_path / "own.json")]) == 0
+        )
+        own = json.loads((tmp_path / "own.json").read_text())["heldout"]["grounding"]
+        assert {name: each[who] for name, each in kind["figures"].items()} == pytest.approx(
+            {name: own[name] for name in kind["figures"]}
+        )
+    said = (
+        "eval/drawn-phrases, grounding: of 12 phrases 4 that only tiny reads count as misses of short, 0 that only short reads as "
+        "misses of tiny, and 0 that both cut off as misses of both."
+    )
+    assert said in found["notes"]
     printed = capsys.readouterr().out
     assert said in printed
-    assert "items  only tiny  only short" in printed
+    assert "items  only tiny" in printed
     page = (tmp_path / "one.page/index.html").read_text()
     assert said in page
     assert ">only tiny</th>" in page

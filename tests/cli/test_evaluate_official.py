@@ -94,6 +94,29 @@ def test_a_folder_of_official_files_becomes_figures(run: Path, tmp_path: Path, c
     assert not (run / "results.json").exists()
 
 
+def test_a_single_task_has_a_file_of_its_own_and_other_figures_are_put_aside(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = fill(tmp_path / "mine", 154, 64)
+    assert evaluate(run, folder) == 0
+    before = results(run)
+    assert evaluate(run, folder, "--task", "attention") == 0
+    assert results(run) == before
+    assert (
+        "attention"
+        in json.loads((run / "official-attention.json").read_text())["heldout"]["datasets"]["eval/refcoco-val"]
+    )
+    assert evaluate(run, folder) == 0  # which finds all of it anew
+    assert not list(run.glob("*earlier*"))
+    assert evaluate(run, folder, "--task", "grounding", "attention") == 0
+    assert not list(run.glob("*earlier*"))
+    assert evaluate(run, folder) == 0
+    kept = json.loads((run / "official-earlier-1.json").read_text())["heldout"]["datasets"]["eval/refcoco-val"]
+    assert {"grounding", "attention"} <= kept.keys()
+    assert (run / "official-earlier-1.page/index.html").is_file()
+    assert f"is {run / 'official-earlier-1.json'}" in capsys.readouterr().err
+
+
 def test_sets_of_the_manifest_that_are_not_there_are_named(run: Path, tmp_path: Path):
     assert evaluate(run, fill(tmp_path / "mine", 154, 64)) == 0
     assert results(run)["absent_sets"] == {"eval/refcoco-testa": "no OpenSource/finetune_refcoco_testA.json"}

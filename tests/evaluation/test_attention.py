@@ -4,15 +4,18 @@ from dataclasses import replace
 from io import BytesIO
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import bootstrap
 
 from bitgen.evaluation.attention import evaluate_attention, phrase_attention, watched
 from bitgen.evaluation.attention_figures import attention_cards, attention_figures, attention_png
 from bitgen.evaluation.grounding import encode
 from bitgen.evaluation.phrases import text_rows
 from bitgen.model.fusion import Attention, Layer
+from bitgen.objectives.grounding import phrase_coverage
 from tests import fakes
 
 
@@ -102,6 +105,28 @@ def test_shares_and_peaks_are_those_of_a_slow_count() -> None:
     assert [each.key for each in looked] == ["fake-0", "fake-1"]
     assert looked[1].maps["text 1 to image"].equal(weights[4])
     assert looked[1].boxes.equal(corners[:1])
+
+
+def test_every_figure_of_a_head_has_an_interval_by_photograph() -> None:
+    model, batch = fakes.model().eval(), fakes.fake_batch(images=24, texts=1, phrases=1)
+    found, _ = evaluate_attention(model, [batch], seed=3)
+    way = found["ways"]["text 1 to image"]
+    assert set(way["interval"]) == {"in_box", "peak_in_box", "patches", "shuffled"}
+    for name, ends in way["interval"].items():
+        assert len(ends) == 2
+        assert all(low <= value <= high for value, (low, high) in zip(way[name], ends, strict=True))
+    weights = phrase_attention(model, encode(model, batch), text_rows(batch))["text 1 to image"]
+    looked = (weights[:, 0] * phrase_coverage(batch.boxes, batch.box_phrase, 24, 4)).sum(dim=1).double().numpy()
+    theirs = bootstrap((looked,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
+    width = theirs.high - theirs.low
+    assert way["interval"]["in_box"][0] == pytest.approx([theirs.low, theirs.high], abs=0.06 * width)
+    assert found["bootstrap"] == {"percent": 95, "resamples": 1000, "seed": 3, "photographs": 24}
+    assert found["interval"]["area"][0] < found["area"] < found["interval"]["area"][1]
+
+
+def test_phrases_of_one_photograph_have_no_interval() -> None:
+    found, _ = evaluate_attention(fakes.model().eval(), [fakes.fake_batch(images=1)])
+    assert (found["interval"], found["ways"]["grounding 0"]["interval"]) == ({}, {})
 
 
 def test_what_was_seen_becomes_a_card_and_a_picture() -> None:

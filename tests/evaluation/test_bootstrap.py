@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from bitgen.evaluation.bootstrap import intervals, other_sign, percentiles, resampled_means, stated
+from bitgen.evaluation.bootstrap import intervals, other_sign, percentiles, resampled, resampled_means, stated
 
 FEW = np.array([4, 4, 9, 4, 7, 9, 7, 7, 7, 1])
 """Photographs of ten items: four photographs of one to four items."""
@@ -36,6 +36,13 @@ def test_how_many_are_drawn_at_once_does_not_matter():
     whole = resampled_means(values, FEW, 3, 41)
     np.testing.assert_allclose(resampled_means(values, FEW, 3, 41, draws=1), whole, rtol=0, atol=1e-12)
     np.testing.assert_allclose(resampled_means(values, FEW, 3, 41, draws=13), whole, rtol=0, atol=1e-12)
+
+
+def test_a_figure_of_draws_gets_how_often_each_photograph_is_drawn():
+    random = np.random.default_rng(5)
+    slow = [np.bincount(random.integers(4, size=4), minlength=4).tolist() for _ in range(30)]
+    assert resampled(lambda times: times, 4, 5, 30).tolist() == slow
+    assert resampled(lambda times: times, 4, 5, 30, draws=9).tolist() == slow
 
 
 def test_another_seed_draws_others():

@@ -83,6 +83,24 @@ def test_accuracy_by_the_number_of_boxes():
     }
 
 
+def test_a_group_has_an_interval_by_photograph_and_the_table_its_ends():
+    hits, photographs = tensor([True, True, False, True]), tensor([1, 1, 2, 3])
+    targets = tensor([square(0.5)] * 4, dtype=torch.float64)
+    words = said("a dog", "a cat", "a cow", "one")
+    found = breakdown(hits, targets, torch.arange(4), words, photographs, seed=1, resamples=200)
+    # Two hits on one photograph and a miss on the other: both, one of each, neither.
+    assert found["words"]["2-3"] == {"phrases": 3, "acc50": 2 / 3, "interval": {"acc50": [0.0, 1.0]}}
+    assert found["words"]["1"] == {"phrases": 1, "acc50": 1.0, "interval": {}}
+    table = breakdown_table({"heldout": {"datasets": {"eval/a": {"grounding": {"breakdown": found}}}}})
+    assert [row[:3] for row in table.rows] == [
+        ("held out: eval/a", "100.0", "66.7"),
+        ("95% from", "", "0.0"),
+        ("95% to", "", "100.0"),
+        ("phrases", "1", "3"),
+    ]
+    assert table.lesser == (1, 2, 3)
+
+
 def test_a_group_without_phrases_is_left_out():
     assert list(parted("dog", hits=[True])["words"]) == ["1"]
 
@@ -115,7 +133,11 @@ def test_grounding_says_which_phrases_it_found():
     batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3), fakes.fake_batch(1, phrases=0)]
     found = evaluate_grounding(fakes.model().eval(), batches)
     parts = found["breakdown"]
-    assert parts["boxes"]["1"] == {"phrases": 20, "acc50": found["acc50"]}
+    assert parts["boxes"]["1"] == {
+        "phrases": 20,
+        "acc50": found["acc50"],
+        "interval": {"acc50": found["interval"]["acc50"]},
+    }
     assert sum(group["phrases"] for group in parts["size"].values()) == 20
     assert parts["texts"] == sum(len(batch.token_ids) for batch in batches)
 

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from shutil import which
 
@@ -41,7 +42,61 @@ def test_a_parser_that_is_not_there_is_not_downloaded(tmp_path: Path, monkeypatc
     assert "expected no-parser.jar, found none" in java_figures(CAPTIONS, REFERENCES)[1]["spice"]
 
 
-@pytest.mark.soak  # half a minute
+STAND_IN = """#!{python}
+import json, sys
+if sys.argv[1:3] != ["-jar", "-Xmx8G"]:  # METEOR: a line of numbers for each image, then a score of each, and of all
+    for line in sys.stdin:
+        kind, *rest = line.strip().split(" ||| ")
+        print("0.5\\n" * len(rest) + "0.25" if kind == "EVAL" else len(rest), flush=True)
+else:  # SPICE
+    asked = json.load(open(sys.argv[4]))
+    scores = [{{"All": {{"f": 0.25 * len(each["refs"])}}}} for each in asked]
+    {spice}
+    json.dump(found, open(sys.argv[sys.argv.index("-out") + 1], "w"))
+"""
+FOUND = 'found = [{"image_id": each["image_id"], "scores": own} for each, own in zip(asked, scores)]'
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spice: str) -> None:
+    """A `java` that speaks to pycocoevalcap as METEOR and SPICE do, and a parser that is there."""
+    (tmp_path / "java").write_text(STAND_IN.format(python=sys.executable, spice=spice))
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(caption_java, "PARSER", ("spice-1.0.jar",))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "spice-1.0.jar").touch()
+    monkeypatch.setattr(caption_java, "LIBRARY", str(tmp_path / "lib"))
+    for name in ("TEMP_DIR", "CACHE_DIR"):
+        monkeypatch.setattr(f"pycocoevalcap.spice.spice.{name}", str(tmp_path / name))
+    monkeypatch.setattr("pycocoevalcap.spice.spice.get_stanford_models", lambda: None)
+
+
+def test_figures_of_both_programs_are_those_that_they_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stand_in(tmp_path, monkeypatch, FOUND)
+    found, missing = java_figures(CAPTIONS, REFERENCES)
+    # Two references of the first image and one of the second.
+    assert (found, missing) == ({name: {"meteor": 0.25, "spice": 0.375} for name in CAPTIONS}, {})
+
+
+@pytest.mark.parametrize(
+    ("spice", "said"),
+    [
+        ("raise SystemExit(1)", "found CalledProcessError: Command"),
+        ('found = [{"image_id": 0, "scores": scores[0]}]', "found KeyError: 1"),
+        ('found = [{"image_id": 0}]', "found KeyError: 'scores'"),
+        ("sys.exit(0)", "found JSONDecodeError: Expecting value: line 1 column 1"),
+    ],
+)
+def test_a_parser_that_fails_leaves_the_other_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spice: str, said: str
+):
+    stand_in(tmp_path, monkeypatch, spice)
+    found, missing = java_figures(CAPTIONS, REFERENCES)
+    assert found == {name: {"meteor": 0.25} for name in CAPTIONS}
+    assert missing["spice"].startswith(f"expected a figure from its program in Java, {said}")
+
+
+@pytest.mark.soak  # ten seconds
 @pytest.mark.skipif(which("java") is None, reason="needs Java")
 def test_meteor_is_1_of_a_caption_that_is_a_reference():
     found, missing = java_figures(CAPTIONS, REFERENCES)

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -83,13 +84,47 @@ def test_no_figure_in_common_is_refused():
         compare(items(noise(0)), items(noise(0), name="r1"))
 
 
-def test_items_that_one_lacks_are_left_out_and_counted():
+def cut(whole: Items, names: Sequence[str]) -> Items:
+    """The same items where those of these names are misses without one, as of photographs of their own."""
+    kept = [row for row, key in enumerate(whole.keys) if key not in names]
+    keys = (*(whole.keys[row] for row in kept), *(f"truncated.{number}" for number in range(len(names))))
+    photographs = np.concatenate([whole.photographs[kept], -1 - np.arange(len(names))])
+    values = {name: np.append(each[kept], np.zeros(len(names))) for name, each in whole.values.items()}
+    return Items(keys, photographs, values)
+
+
+def test_what_one_cuts_off_is_a_miss_of_its_own_and_of_the_photograph_that_the_other_knows():
     a, b = noise(0), noise(1)
-    found = compare(items(a), items(b[:45], PHOTOGRAPHS[:45]))
-    assert (found["items"], found["only_a"], found["only_b"]) == (45, 15, 0)
-    assert found["figures"] == compare(items(a[:45], PHOTOGRAPHS[:45]), items(b[:45], PHOTOGRAPHS[:45]))["figures"]
-    other = compare(items(b[:45], PHOTOGRAPHS[:45]), items(a))
-    assert (other["items"], other["only_a"], other["only_b"]) == (45, 0, 15)
+    found = compare(items(a), cut(items(b), [f"coco-{number}" for number in range(45, 60)]))
+    assert (found["items"], found["only_a"], found["only_b"], found["neither"]) == (60, 15, 0, 0)
+    assert found["figures"] == compare(items(a), items(np.where(np.arange(60) < 45, b, 0.0)))["figures"]
+    assert found["bootstrap"]["photographs"] == 20
+    other = compare(cut(items(a), [f"coco-{number}" for number in range(45, 60)]), items(b))
+    assert (other["items"], other["only_a"], other["only_b"], other["neither"]) == (60, 0, 15, 0)
+
+
+def test_what_both_cut_off_counts_too():
+    a, b = items(noise(0)), items(noise(1))
+    found = compare(cut(a, ["coco-0", "coco-3", "coco-4"]), cut(b, ["coco-0", "coco-7"]))
+    assert (found["items"], found["only_a"], found["only_b"], found["neither"]) == (60, 1, 2, 1)
+    # Each figure is what its checkpoint has by itself, over everything that the protocol asks for.
+    assert found["figures"]["acc50"]["a"] == pytest.approx(cut(a, ["coco-0", "coco-3", "coco-4"]).means()["acc50"])
+    assert found["figures"]["acc50"]["b"] == pytest.approx(cut(b, ["coco-0", "coco-7"]).means()["acc50"])
+
+
+def test_an_item_that_one_lacks_without_a_miss_in_its_place_is_refused():
+    said = "found 15 that only the first has for 0 misses of the second, and 0 for 0: coco-45"
+    with pytest.raises(ItemsError, match=said):
+        compare(items(noise(0)), items(noise(1)[:45], PHOTOGRAPHS[:45]))
+
+
+def test_sets_of_different_sizes_are_refused():
+    # 60 of the first, of which two are cut off; 59 of the second, of which one is.
+    a, b = cut(items(noise(0)), ["coco-1", "coco-59"]), cut(items(noise(1)[:59], PHOTOGRAPHS[:59]), ["coco-1"])
+    with pytest.raises(
+        ItemsError, match="found 0 that only the first has for 1 misses of the second, and 0 for 2: none"
+    ):
+        compare(a, b)
 
 
 def test_items_are_paired_by_name_in_whatever_order():
@@ -106,7 +141,7 @@ def test_an_item_that_is_there_twice_is_refused():
 
 def test_no_item_in_common_is_refused():
     other = replace(items(noise(0)), keys=tuple(f"vg-{number}" for number in range(60)))
-    with pytest.raises(ItemsError, match="found none: coco-0 and vg-0, among others"):
+    with pytest.raises(ItemsError, match="and 60 for 0: coco-0, vg-0, among others"):
         compare(items(noise(0)), other)
 
 

@@ -2,19 +2,24 @@
 
 import re
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from bitgen.batch import Batch
 from bitgen.evaluation.head_figures import head_figures
 from bitgen.evaluation.heads import LOSSES, evaluate_heads, losses, ways, without_heads
 from bitgen.model.bitgen import BitGen
 from bitgen.model.fusion import Attention
+from bitgen.objectives.captioning import next_token_loss
 from tests import fakes
 
 
-def opened(**fields: object) -> BitGen:
+def opened(**fields: Any) -> BitGen:
     """A model whose gates let something through."""
     model = fakes.model(**fields).eval()
     with torch.no_grad():
@@ -79,7 +84,7 @@ def test_a_way_changes_the_losses_that_are_said_and_no_other(fusion: str) -> Non
     for way in ways(model).values():
         with without_heads(way.attention, range(way.attention.heads)):
             found = losses(model, batch, patches, LOSSES)
-        assert {loss for loss in LOSSES if found[loss] != base[loss]} == set(way.losses)
+        assert {loss for loss in LOSSES if not found[loss][0].equal(base[loss][0])} == set(way.losses)
 
 
 def test_losses_are_those_of_plain_code() -> None:
@@ -94,40 +99,64 @@ def test_losses_are_those_of_plain_code() -> None:
         contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         words = model.decoder(ids, model.text.token, image.dual) @ model.text.token.weight.T
         caption = F.cross_entropy(words[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
-    assert found["contrast"] == (pytest.approx(contrast.item(), rel=1e-4), 4)
-    assert found["caption"] == (pytest.approx(caption.item(), rel=1e-4), int(mask[:, 1:].sum()))
-    assert found["grounding"][1] == 16
+        classes, told = model.text.token.targets(ids, mask)
+        trained = next_token_loss(
+            model.decoder(ids, model.text.token, image.dual), model.text.token.head, classes, told, 0.0
+        )
+    means = {loss: values.mean().item() for loss, (values, _) in found.items()}
+    assert means["contrast"] == pytest.approx(contrast.item(), rel=1e-4)
+    assert means["caption"] == pytest.approx(caption.item(), rel=1e-4)
+    assert found["caption"][0].sum().item() == pytest.approx(trained.item(), rel=1e-5)
+    assert found["contrast"][1].tolist() == [0, 1, 2, 3]
+    assert torch.bincount(found["caption"][1]).tolist() == mask[:, 1:].sum(dim=1).tolist()
+    assert found["grounding"][1].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+
+
+def without_one(model: BitGen, batches: list[Batch], name: str, head: int, loss: str) -> tuple[Tensor, Tensor]:
+    """A loss of everything in `batches` with all heads and without one of a way, [P] each."""
+    patches = [model.vision(batch.images) for batch in batches]
+    pairs = list(zip(batches, patches, strict=True))
+    whole = torch.cat([losses(model, *each, (loss,))[loss][0] for each in pairs])
+    with without_heads(ways(model)[name].attention, [head]):
+        return whole, torch.cat([losses(model, *each, (loss,))[loss][0] for each in pairs])
 
 
 def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() -> None:
     model = opened()
-    batches = [fakes.fake_batch(seed=seed) for seed in (0, 1)]
+    batches = [fakes.fake_batch(seed=seed, position=4 * seed) for seed in (0, 1)]
     found = evaluate_heads(model, batches)
-    way = ways(model)["text 1 to image"]
-    patches = [model.vision(batch.images) for batch in batches]
-    whole = [losses(model, *each, ("grounding",))["grounding"] for each in zip(batches, patches, strict=True)]
-    with without_heads(way.attention, [1]):
-        lesser = [losses(model, *each, ("grounding",))["grounding"] for each in zip(batches, patches, strict=True)]
-    rises = [a - b for (a, _), (b, _) in zip(lesser, whole, strict=True)]
+    whole, lesser = without_one(model, batches, "text 1 to image", 1, "grounding")
     of = next(each for each in found["heads"] if (each["way"], each["head"]) == ("text 1 to image", 1))
-    assert of["rise"]["grounding"] == pytest.approx(sum(rises) / 2, abs=1e-6)
-    assert of["error"]["grounding"] == pytest.approx(abs(rises[0] - rises[1]) / 2, abs=1e-6)
-    assert found["base"]["grounding"] == pytest.approx(sum(value for value, _ in whole) / 2)
-    assert (found["batches"], found["counts"]["contrast"], found["counts"]["grounding"]) == (2, 8, 32)
+    assert of["rise"]["grounding"] == pytest.approx((lesser - whole).mean().item(), abs=1e-6)
+    assert of["importance"] == pytest.approx(((lesser - whole).mean() / whole.mean()).item(), abs=1e-6)
+    assert found["base"]["grounding"] == pytest.approx(whole.mean().item())
+    assert (found["images"], found["batch"]) == (8, 4)
+    assert (found["counts"]["contrast"], found["counts"]["grounding"]) == (8, 32)
     assert all(a["importance"] >= b["importance"] for a, b in pairwise(found["heads"]))
     assert not [m for m in model.modules() if m._forward_pre_hooks]
 
 
-def test_after_enough_images_no_further_batch_is_taken() -> None:
-    batches = iter([fakes.fake_batch(seed=seed) for seed in range(4)])
-    assert evaluate_heads(opened(), batches, most=5)["batches"] == 2
-    assert len(list(batches)) == 2
+def test_a_rise_has_an_interval_by_photograph_and_so_has_its_share_of_the_loss() -> None:
+    model = opened()
+    batches = [fakes.fake_batch(seed=seed, position=4 * seed) for seed in (0, 1)]
+    found = evaluate_heads(model, batches, seed=3, resamples=300)
+    whole, lesser = (each.double().numpy() for each in without_one(model, batches, "grounding 0", 0, "grounding"))
+    of = next(each for each in found["heads"] if (each["way"], each["head"]) == ("grounding 0", 0))
+    random, rises, shares = np.random.default_rng(3), list[float](), list[float]()
+    for _ in range(300):  # four phrases an image
+        rows = np.concatenate([np.arange(4 * image, 4 * image + 4) for image in random.integers(8, size=8)])
+        rises.append((lesser[rows] - whole[rows]).mean())
+        shares.append((lesser[rows] - whole[rows]).mean() / whole[rows].mean())
+    ends = (0.025, 0.975)
+    assert of["interval"]["grounding"] == pytest.approx(np.quantile(rises, ends).tolist(), abs=1e-7)
+    assert of["interval"]["importance"] == pytest.approx(np.quantile(shares, ends).tolist(), abs=1e-7)
+    assert set(found["ways"]["image 0"]["interval"]) == set(LOSSES)
+    assert found["bootstrap"] == {"percent": 95, "resamples": 300, "seed": 3, "photographs": 8}
 
 
 def test_what_a_set_does_not_ask_for_is_left_out() -> None:
     found = evaluate_heads(opened(), [fakes.fake_batch(phrases=0)])
     assert set(found["base"]) == {"contrast", "caption"}
-    assert all(each["error"] == {} for each in found["heads"])  # of one batch
     with pytest.raises(ValueError, match="expected one or more batches to mask heads on, found none"):
         evaluate_heads(opened(), [])
 

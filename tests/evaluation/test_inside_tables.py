@@ -1,5 +1,7 @@
 """What was found inside a checkpoint, in lines."""
 
+from typing import Any
+
 import torch
 
 from bitgen.evaluation.attention import evaluate_attention
@@ -23,20 +25,36 @@ from bitgen.evaluation.vectors import evaluate_vectors
 from tests import fakes
 
 
+def ends(found: dict[str, Any], name: str) -> list[Any]:
+    return found["interval"][name]
+
+
 def test_a_memory_has_a_line_for_each_number_written() -> None:
     found = evaluate_memory(fakes.model(), [fakes.fake_batch(images=30)], reads=60, resamples=20)
     rows = memory_table([("a set", found)]).rows
-    assert [row[0] for row in rows] == [f"a set: {n} written" for n in (1, 2, 4, 8)]
+    assert [row[0] for row in rows[::3]] == [f"a set: {n} written" for n in (1, 2, 4, 8)]
     four, eight = (found["recall"]["other"][n] for n in ("4", "8"))
-    assert rows[2][1:4] == (share(four["held_out_key"]), *(share(end) for end in four["interval"]["held_out_key"]))
-    assert rows[2][-3] == share(found["novelty"]["4"]["auc"])
-    assert (rows[3][-4], rows[3][-3]) == (share(eight["chance"]), "")  # 8 are more than a sixth of 30
-    assert naming_table([("a set", found)]).rows[0][:2] == ("a set: 5 names", "60")
+    assert [row[1] for row in rows[6:9]] == [
+        share(each) for each in (four["held_out_key"], *ends(four, "held_out_key"))
+    ]
+    told = found["novelty"]["4"]
+    assert [row[-3] for row in rows[6:9]] == [share(each) for each in (told["auc"], *ends(told, "auc"))]
+    assert [row[-4] for row in rows[6:9]] == [share(four["chance"]), "", ""]
+    assert (rows[9][-4], rows[9][-3]) == (share(eight["chance"]), "")  # 8 are more than a sixth of 30
+    naming, five = naming_table([("a set", found)]).rows, found["naming"]["5"]
+    assert naming[0][:3] == ("a set: 5 names", "60", share(five["recall"]))
+    assert naming[2][:3] == ("95% to", "", share(ends(five, "recall")[1]))
     without = {**found, "recall": {"other": {"4": {name: four[name] for name in four if name != "interval"}}}}
-    assert memory_table([("a set", without)]).rows[0][2:4] == ("", "")
-    forgotten = forgetting_table([("a set", found)])
-    assert [row[0] for row in forgotten.rows] == ["a set: forgotten", "a set: kept", "chance"]
-    assert forgotten.lesser == (2,)
+    assert [row[1] for row in memory_table([("a set", without)]).rows] == [share(four["held_out_key"]), "", ""]
+    untold = {**without, "novelty": {}}
+    assert len(memory_table([("a set", untold)]).rows) == 1
+    forgotten, kept = forgetting_table([("a set", found)]), found["forgetting"]["recall"]["kept"]
+    names = ["a set: forgotten", "95% from", "95% to", "a set: kept", "95% from", "95% to", "chance"]
+    assert [row[0] for row in forgotten.rows] == names
+    assert [row[3] for row in forgotten.rows[3:6]] == [share(each) for each in (kept["after"], *ends(kept, "after"))]
+    assert forgotten.lesser == (1, 2, 4, 5, 6)
+    for table in (memory_table([("a set", found)]), naming_table([("a set", found)]), forgotten):
+        assert all(len(row) == len(table.header) for row in table.rows)
 
 
 def test_attention_and_heads_have_a_line_each() -> None:
@@ -44,13 +62,17 @@ def test_attention_and_heads_have_a_line_each() -> None:
     looked, masked = evaluate_attention(model, [batch])[0], evaluate_heads(model, [batch])
     table = attention_table([("a set", looked)])
     best = max(looked["ways"]["grounding 0"]["in_box"])
-    assert table.rows[1][2] == share(best)
-    assert table.rows[2] == ("everywhere alike", "", share(looked["area"]), "", "", "")
-    first = masked["heads"][0]
-    assert heads_table([("a set", masked)]).rows[0][:2] == (
-        f"a set: {first['way']}, head {first['head']}",
-        share(first["importance"]),
-    )
+    assert table.rows[3][2] == share(best)
+    number = looked["ways"]["grounding 0"]["in_box"].index(best)
+    low, high = looked["ways"]["grounding 0"]["interval"]["in_box"][number]
+    assert [row[2] for row in table.rows[4:6]] == [share(low), share(high)]
+    assert table.rows[6] == ("everywhere alike", "", share(looked["area"]), "", "", "")
+    assert table.rows[8][:3] == ("95% to", "", share(ends(looked, "area")[1]))
+    assert table.lesser == (1, 2, 4, 5, 6, 7, 8)
+    first, rows = masked["heads"][0], heads_table([("a set", masked)]).rows
+    assert rows[0][:3] == (f"a set: {first['way']}, head {first['head']}", "4", share(first["importance"]))
+    assert [row[2] for row in rows[1:3]] == [share(end) for end in ends(first, "importance")]
+    assert all(len(row) == len(table.header) for row in table.rows)
 
 
 @torch.no_grad()
@@ -66,7 +88,12 @@ def test_vectors_have_a_line_with_what_is_between_others_beside_it() -> None:
     found, _ = evaluate_vectors(fakes.model().eval(), [fakes.fake_batch(images=3)])
     table = vectors_table([("a set", found)])
     own, other, gap = (f"{found[name]:.3f}" for name in ("own_cosine", "other_cosine", "gap"))
-    assert (table.rows, len(table.header)) == ((("a set", "3", own, other, gap),), 5)
+    assert (table.rows[0], len(table.header)) == (("a set", "3", own, other, gap), 5)
+    assert table.rows[1] == (
+        "95% from",
+        "",
+        *(f"{ends(found, name)[0]:.3f}" for name in ("own_cosine", "other_cosine", "gap")),
+    )
 
 
 def test_what_is_not_finite_is_a_dash() -> None:
@@ -76,7 +103,7 @@ def test_what_is_not_finite_is_a_dash() -> None:
     looked, masked = evaluate_attention(model, [batch])[0], evaluate_heads(model, [batch])
     for found in ((looked, masked), without_nonfinite((looked, masked))[0]):
         rows = attention_table([("a set", found[0])]).rows
-        assert ("–" in rows[0], rows[1][2:]) == (False, ("–",) * 4)
+        assert ("–" in rows[0], rows[3][2:], rows[4][2:]) == (False, ("–",) * 4, ("–",) * 4)
         rows = heads_table([("a set", found[1])]).rows
-        assert rows[0][1] != "–"
+        assert rows[0][2] != "–"
     assert masked["base"]["grounding"] != masked["base"]["grounding"]

@@ -1,6 +1,7 @@
 """What is shown of a memory: a figure for all that was found, each also as PNG."""
 
 from bitgen.evaluation.memory_figures import memory_figures
+from bitgen.evaluation.page import share
 from bitgen.evaluation.raster import png
 from bitgen.evaluation.recall import evaluate_memory
 from tests import fakes
@@ -23,6 +24,7 @@ def test_everything_that_was_found_is_shown() -> None:
     assert figures["memory-recall-other"].count("<polyline") == 6
     assert f"percent of {found['naming']['5']['asked']:,}; the line: chance" in figures["memory-naming-5"]
     assert figures["memory-slots"].count("<title>") == 4 * found["slot_use"]["episodes"]
+    assert f"0, 1: {share(found['slot_use']['shares'][0][0])}</title>" in figures["memory-slots"]
     assert all(png(figure).startswith(b"\x89PNG") for figure in figures.values())
 
 

@@ -1,9 +1,11 @@
 """Whether a memory knows what it has seen; the area under a curve by a slow count (and `test_second_implementations.py`)."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 
-from bitgen.evaluation.novelty import apart, area_under_curve, novelty
+from bitgen.evaluation.novelty import apart, area_under_curve, novelty, resampled_areas
 from bitgen.model.memory import EpisodicMemory
 from tests import fakes
 
@@ -37,6 +39,46 @@ def test_what_is_no_number_counts_against() -> None:
 def test_scores_of_one_kind_have_no_area() -> None:
     with pytest.raises(ValueError, match="expected scores of both kinds, found 3 and 0"):
         area_under_curve(torch.zeros(3), torch.zeros(0))
+
+
+@pytest.mark.parametrize("seed", [0, 10])
+def test_resampled_areas_equal_those_of_copied_scores(seed: int) -> None:
+    positive, negative = scores(seed)
+    of_positive, of_negative = np.arange(60) % 11, np.arange(90) % 7  # a photograph is of both kinds, or of one
+    random, slow = np.random.default_rng(seed), list[float]()
+    for _ in range(40):
+        drawn = random.integers(11, size=11)
+        own, others = (
+            torch.cat([each[torch.from_numpy(groups == photograph)] for photograph in drawn])
+            for each, groups in ((positive, of_positive), (negative, of_negative))
+        )
+        slow.append(area_under_curve(own, others))
+    found = resampled_areas(positive, negative, of_positive, of_negative, seed, 40)[:, 0]
+    np.testing.assert_allclose(found, slow, rtol=0, atol=1e-12)
+    assert found.std() > 0.01
+
+
+def test_the_interval_of_an_area_agrees_with_scipy() -> None:
+    """Where each photograph has one score of each kind, so that both are drawn together."""
+    pairs = np.random.default_rng(0).normal([0.7, 0.0], size=(120, 2))
+
+    def area(rows: np.ndarray) -> float:
+        own, others = pairs[rows.astype(int)].T
+        return float((own[:, None] > others).mean())
+
+    theirs = bootstrap((np.arange(120),), area, n_resamples=1000, method="percentile", vectorized=False, rng=1)
+    own, others = torch.from_numpy(pairs).T
+    ours = np.quantile(resampled_areas(own, others, np.arange(120), np.arange(120), 2, 1000), [0.025, 0.975])
+    assert ours == pytest.approx(list(theirs.confidence_interval), abs=0.015)  # 0.12 wide
+
+
+def test_every_area_has_an_interval_around_it() -> None:
+    keys = fakes.noise(100, WIDTH)
+    found = novelty(memory(), keys, keys + fakes.noise(100, WIDTH, seed=1), [8], reads=200, resamples=100)["8"]
+    assert set(found["interval"]) == {"auc", "evidence", "nearest_key", "empty", "shuffled"}
+    for name, (low, high) in found["interval"].items():
+        assert low <= found[name] <= high
+    assert found["interval"]["auc"][0] < found["interval"]["auc"][1]
 
 
 def test_a_memory_doubts_what_it_never_saw_until_it_is_full() -> None:

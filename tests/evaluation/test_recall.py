@@ -142,6 +142,20 @@ def test_without_resamples_there_are_figures_alone() -> None:
     assert all(isinstance(value, float) for value in found.values())
 
 
+def test_what_is_recalled_before_and_after_forgetting_has_an_interval_by_photograph() -> None:
+    many = halves(60, 1.5)
+    found, more = (forgetting(memory(8), many, reads=reads, resamples=200) for reads in (200, 2000))
+    for figure in ("recall", "known"):
+        for half, shares in found[figure].items():
+            for when in ("before", "after", "never"):
+                low, high = shares["interval"][when]
+                assert low <= shares[when] <= high, (figure, half, when)
+    # Ten times as many readings of the same photographs say little more of others.
+    widths = [ends[1] - ends[0] for each in (found, more) for ends in [each["recall"]["kept"]["interval"]["after"]]]
+    assert widths[1] > 0.3 * widths[0] > 0
+    assert "interval" not in forgetting(memory(8), many, reads=200)["recall"]["kept"]
+
+
 def test_all_of_it_is_counted() -> None:
     batches = [fakes.fake_batch(images=15, position=15 * n, seed=n) for n in range(2)]
     found = evaluate_memory(fakes.model(), batches, seed=3, reads=60, resamples=50)
@@ -151,5 +165,7 @@ def test_all_of_it_is_counted() -> None:
     assert list(found["novelty"]) == ["1", "2", "4"]
     assert found["forgetting"]["written"] == 2
     assert found == evaluate_memory(fakes.model(), batches, seed=3, reads=60, resamples=50)
-    assert all(map(math.isfinite, found["novelty"]["4"].values()))
+    assert all(math.isfinite(value) for value in found["novelty"]["4"].values() if not isinstance(value, dict))
+    assert set(found["novelty"]["4"]["interval"]) == {"auc", "evidence", "nearest_key", "empty", "shuffled"}
+    assert set(found["forgetting"]["recall"]["kept"]["interval"]) == {"before", "after", "never"}
     assert set(found["naming"]["5"]["interval"]) == {"recall", "reading", "cache", "nearest", "empty", "shuffled"}

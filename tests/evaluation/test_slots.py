@@ -1,5 +1,6 @@
 """Which slots are written to."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,3 +43,13 @@ def test_a_sequence_of_episodes_has_a_row_each() -> None:
     assert torch.tensor(found["shares"]).sum(dim=1).tolist() == pytest.approx([1] * 7)
     assert all(0 < used < 4 for used in found["in_use"])
     assert found["least"] < 1 / SLOTS < found["most"]
+
+
+def test_how_many_slots_are_used_has_an_interval_by_episode() -> None:
+    found = slot_use(memory(), fakes.noise(30, WIDTH), seed=2, resamples=100)
+    shares, random = torch.tensor(found["shares"], dtype=torch.float64), np.random.default_rng(2)
+    slow = [effective(shares[random.integers(7, size=7)].mean(dim=0)) for _ in range(100)]
+    assert found["interval"]["effective"] == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist(), abs=1e-5)
+    assert set(found["interval"]) == {"effective", "effective_random"}
+    assert "interval" not in slot_use(memory(), fakes.noise(30, WIDTH))
+    assert slot_use(memory(), fakes.noise(4, WIDTH), resamples=100)["interval"] == {}  # of one episode

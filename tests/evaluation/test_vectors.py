@@ -95,6 +95,35 @@ def test_images_and_first_texts_of_a_set_are_mapped() -> None:
     assert set(figures) == {"vectors-map", "vectors-similarity"}
 
 
+@torch.no_grad()
+def test_intervals_are_those_of_copied_photographs() -> None:
+    """Of five photographs, one of which is there twice, and is no other photograph to itself."""
+    model, batch = fakes.model().eval(), fakes.fake_batch(images=6, texts=1, image_ids=[1, 2, 3, 4, 5, 5])
+    seen = model.encode_image(batch.images).embedding.double()
+    said = model.encode_text(batch.token_ids, batch.token_mask).embedding.double()
+    ids, cosines = batch.image_ids, seen @ said.T
+
+    def slow(photographs: list[int]) -> list[float]:
+        rows = torch.tensor([row for each in photographs for row in (ids == each).nonzero()[:, 0].tolist()])
+        others = cosines[rows][:, rows][ids[rows][:, None] != ids[rows]]
+        gap = (seen[rows].mean(dim=0) - said[rows].mean(dim=0)).norm()
+        return [cosines[rows, rows].mean().item(), others.mean().item(), gap.item()]
+
+    found, _ = evaluate_vectors(model, [batch], seed=4, resamples=50)
+    names = ("own_cosine", "other_cosine", "gap")
+    assert [found[name] for name in names] == pytest.approx(slow([1, 2, 3, 4, 5]), abs=1e-6)
+    random = np.random.default_rng(4)
+    drawn = [(random.integers(5, size=5) + 1).tolist() for _ in range(50)]
+    ends = np.quantile([slow(each) for each in drawn if len(set(each)) > 1], [0.025, 0.975], axis=0).T
+    np.testing.assert_allclose([found["interval"][name] for name in names], ends, rtol=0, atol=1e-6)
+    assert found["bootstrap"] == {"percent": 95, "resamples": 50, "seed": 4, "photographs": 5}
+
+
+def test_one_photograph_that_is_there_twice_is_not_mapped() -> None:
+    with pytest.raises(ValueError, match="expected two or more images to map, found 1"):
+        evaluate_vectors(fakes.model().eval(), [fakes.fake_batch(images=2, image_ids=[7, 7])])
+
+
 def test_a_map_needs_two_images() -> None:
     with pytest.raises(ValueError, match="expected two or more images to map, found 0"):
         evaluate_vectors(fakes.model(), [])
