@@ -41,9 +41,9 @@ def export_graphs(folder: Path) -> dict[str, Path]:
     return written
 
 
-def graph(packed: Packed, name: str) -> ModelProto:
-    """The graph of one part; its weights lie in the packed file, beside which it has to lie."""
-    building = Graph(packed)
+def graph(packed: Packed, name: str, form: type[Graph] = Graph) -> ModelProto:
+    """The graph of one part; its weights lie in the packed file, beside which it has to lie. `form`: what its nodes are."""
+    building = form(packed)
     parts = Parts(building, packed.facts)
     inputs = _inputs(parts)[name]
     facts = packed.facts
