@@ -12,8 +12,10 @@ from bitgen.deploy.runtime import sessions
 from cli.export import tokens_of
 from tests import fakes, packing
 from tests.benchmarks import edge, edge_report, edge_run
+from tests.benchmarks.edge_accuracy import accuracy
 from tests.benchmarks.edge_count import Counting, Work
 from tests.benchmarks.edge_float import export_floats
+from tests.runs import run_config, write_run, write_world
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,24 @@ def test_the_report_tells_which_target_is_missed() -> None:
     assert missed == ["package_mb_trimmed", "fp32", "int8_bound"]
     assert "| packed, 1 | 1 (1 to 1) | 40 (30 to 50) | 1 (1 to 1) | 100 (100 to 100) |" in said
     assert "| tower in int8 | 1.0 | 0.5 (-0.0200; -0.0200 to +0.0100) |" in said
+
+
+def test_every_step_of_an_export_is_compared_with_the_checkpoint(tmp_path: Path) -> None:
+    run = write_run(run_config(write_world(tmp_path / "data"), tmp_path / "runs"))
+    asked = {"box": ("eval/drawn-phrases", "grounding", "mean_iou"), "found": ("eval/drawn-captions", "t2i", "r1")}
+    found = accuracy(run, tmp_path, asked)
+    assert [each["step"] for each in found] == [
+        "PyTorch, fp32",
+        "packed, tower in fp16",
+        "tower in int8",
+        "weights in 7 bits",
+        "vocabulary trimmed",
+    ]
+    whole, fp16, int8, narrow, trimmed = found
+    assert fp16["mb"] > int8["mb"] == narrow["mb"] > trimmed["mb"]
+    assert {each["difference"] for each in whole["figures"].values()} == {0.0}
+    assert all(abs(each["figures"]["box"]["difference"]) < 0.02 for each in found)
+    assert len(trimmed["figures"]["box"]["interval"]) == 2
 
 
 def test_a_corpus_uses_as_many_tokens_as_are_asked_for(tmp_path: Path) -> None:
