@@ -3,6 +3,7 @@
     FOLDER/model.safetensors                                       all weights, each once (`packed.py`)
     FOLDER/image_encoder.onnx, text_encoder.onnx, fusion.onnx,     what is computed with them (`parts.py`); their weights are
            grounding.onnx, decoder_start.onnx, decoder_step.onnx   places in that file
+    FOLDER/state.json                                              the checkpoint's, which evaluation asks and the runtime does not
 
 Only the graphs need the package onnx.
 """
