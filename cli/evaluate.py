@@ -1,4 +1,4 @@
-"""bitgen-eval CKPT: what a checkpoint can do on training and held-out sets, as tables, as results.json and as a page."""
+"""bitgen-eval CKPT: what a checkpoint or an export can do on training and held-out sets, as tables, as results.json and a page."""
 
 import json
 import logging
@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from bitgen.batch import BatchError
+from bitgen.deploy.exported import is_exported
+from bitgen.deploy.packed import PackedError
 from bitgen.evaluation.tables import comparison_table, plain
 from bitgen.training.checkpoint import CheckpointError
 from bitgen.training.folders import CHECKPOINTS, latest_run
@@ -31,10 +33,10 @@ from shards.format import ShardError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a checkpoint, every figure beside its chance level or controls; or compare two."""
+    """Evaluate a checkpoint or an export, every figure beside its chance level or controls; or compare two."""
 
     checkpoint: Annotated[str | None, tyro.conf.Positional] = None
-    """A run folder, a checkpoint folder, or hf://owner/name."""
+    """A run folder, a checkpoint folder, hf://owner/name, or a folder that bitgen-export --format onnx left."""
     compare: tuple[str, str] | None = None
     """Two of them, in place of one: differences on the held-out sets, with intervals by paired bootstrap."""
     task: tuple[Task, ...] = ("retrieval", "grounding")
@@ -60,9 +62,9 @@ class Arguments:
     java: bool = True
     """Try METEOR and SPICE too, which take half a minute a set."""
     out: Path | None = None
-    """Where the results go; by default results.json in the run folder, official.json with --folder (without retrieval
-    and grounding memory.json or official-memory.json, by the tasks' names), comparison.json in the second one's with
-    --compare. The page and its figures go into a folder beside it, results.page. Results of before that have more are
+    """Where the results go; by default results.json in the run folder or the export, official.json with --folder (without
+    retrieval and grounding memory.json or official-memory.json, by the tasks' names), comparison.json in the second one's
+    with --compare. The page and its figures go into a folder beside it, results.page. Results of before that have more are
     put aside, as results-earlier-1.json."""
     folder: Path | None = None
     """A folder of official files: the evaluation sets that --manifest finds in it are evaluated, and no others."""
@@ -105,11 +107,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bitgen-eval: stopped; where results.json is new, its page may not be there", file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(f"bitgen-eval: {error}; an exported model needs pip install 'bitgen[edge]'", file=sys.stderr)
+        return 1
     except (
         BatchError,
         CheckpointError,
         HoldoutError,
         OfficialError,
+        PackedError,
         ResultsError,
         ShardError,
         OSError,
@@ -161,7 +167,10 @@ def evaluate(arguments: Arguments) -> int:
         print(plain(table), end="\n\n")
     for note in results["notes"]:
         print(note, end="\n\n")
-    print(f"wrote {out} and {folder / PAGE}; next, to look at the run: bitgen-show {arguments.last}")
+    after = f"to look at the run: bitgen-show {arguments.last}"
+    if "exported" in results:
+        after = f"to compare it with its checkpoint: bitgen-eval --compare CKPT {arguments.last}"
+    print(f"wrote {out} and {folder / PAGE}; next, {after}")
     return 0
 
 
@@ -173,14 +182,15 @@ def write_results(out: Path, page: Path, found: Mapping[str, Any]) -> None:
 
 
 def results_path(arguments: Arguments) -> Path:
-    """`--out`, or a file in the folder of the run that the checkpoint belongs to."""
+    """`--out`, or a file in the folder of the export, or of the run that the checkpoint belongs to."""
     if arguments.out is not None:
         return arguments.out
     path = latest_run(Path(arguments.last))
     if not path.is_dir() and path.parent.name != CHECKPOINTS:
         raise ResultsError(f"expected a run folder, a checkpoint folder or hf://owner/name, found none: {path}")
-    run = path if (path / CHECKPOINTS).is_dir() else path.resolve().parent.parent
-    if not (run / CHECKPOINTS).is_dir():
+    is_whole = (path / CHECKPOINTS).is_dir() or is_exported(path)
+    run = path if is_whole else path.resolve().parent.parent
+    if not is_whole and not (run / CHECKPOINTS).is_dir():
         raise ResultsError(f"expected --out FILE for a checkpoint that is in no run, found none: {path}")
     if arguments.compare:
         return run / "comparison.json"

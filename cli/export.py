@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from bitgen.deploy.runtime import open_picture, squeezed
 from bitgen.deploy.tower import calibrate, in_bytes
 from bitgen.progress import progress
 from bitgen.tokens import VOCABULARY, TokenError, shared_tokenizer
-from bitgen.training.checkpoint import CheckpointError, find, load_model
+from bitgen.training.checkpoint import STATE, CheckpointError, find, load_model
 from bitgen.training.folders import CHECKPOINTS
 from cli.arguments import parse, positive
 from pipeline.vocabulary import corpora, used_tokens
@@ -111,6 +112,7 @@ def export(options: argparse.Namespace) -> None:
         with progress("calibrating", options.calibration_images, "images") as counter:
             ranges = calibrate(packed, counted(images, counter.update))
         write(out / FILE, *in_bytes(packed, ranges, weight_bits))
+    shutil.copyfile(folder / STATE, out / STATE)  # what it was trained on and kept from: bitgen-eval asks
     written = [out / FILE]
     if options.format == "onnx":
         from bitgen.deploy.export import export_graphs  # here: the packed file alone needs no onnx

@@ -79,8 +79,9 @@ def trained(
 
 def list_of(holdout_sha256: str, checkpoint: Path, shards: Path | None) -> BlockList | None:
     """The list of that hash, which a run has, a published model, or the folder of the datasets that were trained on; or
-    those that ship; None where it is not at hand. `shards` is None for a URL."""
-    files = [checkpoint.resolve().parent.parent / HOLDOUT, checkpoint / HOLDOUT]
+    those that ship; None where it is not at hand. `checkpoint` may be an export in its run's folder, `shards` is None for a URL."""
+    run = checkpoint.resolve().parent
+    files = [run.parent / HOLDOUT, run / HOLDOUT, checkpoint / HOLDOUT]
     return find_list(holdout_sha256, [*files, *([kept_in(shards, holdout_sha256)] if shards else [])])
 
 

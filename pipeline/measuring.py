@@ -23,6 +23,7 @@ from bitgen.evaluation.memory_figures import memory_figures
 from bitgen.evaluation.page import Html
 from bitgen.evaluation.recall import LEAST, evaluate_memory
 from bitgen.evaluation.retrieval import evaluate_retrieval
+from bitgen.evaluation.scored import Scored
 from bitgen.evaluation.vectors import evaluate_vectors
 from bitgen.licences import may_leave
 from bitgen.model.bitgen import BitGen
@@ -88,26 +89,29 @@ def tasks_of(index: ShardIndex) -> tuple[Task, ...]:
     return tuple(found)
 
 
-def measure(task: Task, model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
-    """The figures of one task on one set."""
-    return _MEASURES[task](model, asked, beside)
+def measure(task: Task, model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
+    """The figures of one task on one set. Of a model that is no checkpoint's only those of `SCORED` can be had."""
+    if task in _SCORES:
+        return _SCORES[task](model, asked, beside)
+    assert isinstance(model, BitGen)
+    return _LOOKS[task](model, asked, beside)
 
 
-def _retrieval(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+def _retrieval(model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
     items: dict[str, Items] = {}
     found = evaluate_retrieval(model, asked.batches(), rerank=asked.rerank or None, seed=asked.seed, items=items)
     beside.items |= {(asked.name, kind): each for kind, each in items.items()}
     return found
 
 
-def _grounding(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+def _grounding(model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
     items: dict[str, Items] = {}
     found = evaluate_grounding(model, asked.batches(), train_targets=asked.targets, seed=asked.seed, items=items)
     beside.items |= {(asked.name, kind): each for kind, each in items.items()}
     return found
 
 
-def _captioning(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
+def _captioning(model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
     scores: dict[str, Scores] = {}
     row_of: dict[str, int] = {}
 
@@ -177,17 +181,19 @@ def file_name(name: str) -> str:
     return name.replace("/", "-")
 
 
-_MEASURES: Mapping[Task, Callable[[BitGen, Asked, Beside], dict[str, Any]]] = {
+_SCORES: Mapping[Task, Callable[[Scored, Asked, Beside], dict[str, Any]]] = {
     "retrieval": _retrieval,
     "grounding": _grounding,
     "captioning": _captioning,
+}
+_LOOKS: Mapping[Task, Callable[[BitGen, Asked, Beside], dict[str, Any]]] = {
     "memory": _memory,
     "attention": _attention,
     "vectors": _vectors,
 }
-"""All tasks but `efficiency`, which asks nothing of a set."""
+"""With `_SCORES` all tasks but `efficiency`, which asks nothing of a set."""
 
 
 def split_tasks(tasks: Sequence[Task], split: str) -> list[Task]:
     """What is asked of the sets of a split: of those that it was trained on only what is compared with the others."""
-    return [task for task in tasks if task in _MEASURES and (split == "heldout" or task in SCORED)]
+    return [task for task in tasks if task in _SCORES or (split == "heldout" and task in _LOOKS)]

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from bitgen.deploy.exported import Exported, is_exported
 from bitgen.model.bitgen import BitGen
 from bitgen.training.checkpoint import State, find, load_model
 from bitgen.training.config import TrainConfig
 from pipeline.coverage import account, coverage, list_of, trained
-from pipeline.measuring import Task, split_tasks, tasks_of
+from pipeline.measuring import SCORED, Task, split_tasks, tasks_of
 from pipeline.official import Official
 from pipeline.roots import open_root
 from pipeline.sets import ResultsError, Sets, Split, changed, check_holdout, lineage, open_sets
@@ -44,8 +45,9 @@ class Ready:
     """A checkpoint, and what it is asked about."""
 
     folder: Path
-    model: BitGen
+    model: BitGen | Exported
     state: State
+    """Of an export that of the checkpoint it was made of."""
     configs: tuple[TrainConfig, ...]
     """Of its run and of those that it started from, nearest first."""
     sets: Sets
@@ -74,16 +76,24 @@ def prepare(checkpoint: str, root: str | Path | None, choice: Choice, official: 
     """A checkpoint and the sets that `choice` is about.
 
     Args:
-        checkpoint: a run folder, a checkpoint folder, or hf://owner/name.
+        checkpoint: a run folder, a checkpoint folder, hf://owner/name, or a folder that `bitgen-export --format onnx` left.
         root: the data folder or URL, which holds shards/; by default that of the checkpoint's configuration.
         official: sets to evaluate in place of everything under eval/.
 
-    Raises `ResultsError` where no set fits, or one that is asked is not covered by the checkpoint's hold-out lists
-    (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where a set is not as large
-    as published; also what loading and reading raise.
+    Raises `ResultsError` where a task cannot be asked of an export, no set fits, or one that is asked is not covered by the
+    checkpoint's hold-out lists (`pipeline.coverage`) and `choice.allow_other_holdout` does not say otherwise; `CountError` where
+    a set is not as large as published; also what loading and reading raise.
     """
     folder = find(checkpoint)
-    model, state = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    if is_exported(folder):
+        wrong = [task for task in choice.tasks if task not in SCORED]
+        if wrong:
+            raise ResultsError(
+                f"expected tasks that an exported model can do, {', '.join(SCORED)}, found {', '.join(wrong)}: {folder}"
+            )
+        model, state = Exported.open(folder, torch.get_num_threads())
+    else:
+        model, state = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
     states = lineage(state)
     configs = tuple(each.config for each in states)
     if choice.rerank and "retrieval" in choice.tasks and not state.config.loss.itm:

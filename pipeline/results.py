@@ -20,6 +20,7 @@ from bitgen.evaluation.finite import NotFiniteError, named, without_nonfinite
 from bitgen.evaluation.grounding import FIT_TARGETS
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.recall import LEAST
+from bitgen.evaluation.scored import Scored
 from bitgen.evaluation.tables import JAVA_FIGURES, mean
 from bitgen.model.bitgen import BitGen
 from bitgen.progress import progress
@@ -64,7 +65,7 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
         "phase": state.config.phase,
         "step": state.step,
         "lineage": [f"{config.run.name} ({config.phase})" for config in ready.configs],
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()) if isinstance(model, BitGen) else model.parameters,
         "holdout_sha256": state.holdout_sha256,
         "other_holdout": ready.others,
         "seed": choice.seed,
@@ -73,6 +74,8 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
         "missing_training_sets": list(sets.missing),
         "absent_sets": ready.absent,
     }
+    if not isinstance(model, BitGen):
+        results["exported"] = model.about
     fitted = Fitted(
         train_targets(sets.train) if "grounding" in choice.tasks else None,
         train_caption(sets.train) if "captioning" in choice.tasks else None,
@@ -80,7 +83,7 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
     for split, indexes in (("train", sets.train), ("heldout", sets.heldout)):
         if split in choice.splits:
             results[split] = evaluate_split(model, state.config, indexes, split, choice, fitted, seen, beside)
-    if "efficiency" in choice.tasks:
+    if "efficiency" in choice.tasks and isinstance(model, BitGen):
         results["efficiency"] = evaluate_efficiency(model, state.config.data.image_px, folder)
         beside.figures[""] = efficiency_figures(results["efficiency"])
     for name, entry in results.get("heldout", {}).get("datasets", {}).items():
@@ -95,6 +98,11 @@ def evaluate(ready: Ready, choice: Choice, beside: Beside) -> dict[str, Any]:
 def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[str]:
     """What a reader must know before believing the figures, as sentences; `configs` as `lineage` gives them."""
     found = []
+    if exported := results.get("exported"):
+        found.append(
+            f"An exported model of {exported['bytes'] / 1e6:.2f} MB, computed by ONNX Runtime: vision tower in "
+            f"{exported['tower']}, {exported['weight_bits']} bits of a weight in bytes, {exported['vocabulary']:,} tokens."
+        )
     if places := results.get("not_finite"):
         found.append(f"Not finite, and null in the results: {named(places)}.")
     trained = results["train_photographs"]
@@ -143,7 +151,7 @@ class Fitted:
 
 
 def evaluate_split(
-    model: BitGen,
+    model: Scored,
     config: TrainConfig,
     indexes: Mapping[str, ShardIndex],
     split: Split,

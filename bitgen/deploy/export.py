@@ -3,6 +3,7 @@
     FOLDER/model.safetensors                                       all weights, each once (`packed.py`)
     FOLDER/image_encoder.onnx, text_encoder.onnx, fusion.onnx,     what is computed with them (`parts.py`); their weights are
            grounding.onnx, decoder_start.onnx, decoder_step.onnx   places in that file
+    FOLDER/state.json                                              the checkpoint's, which evaluation asks and the runtime does not
 
 Only the graphs need the package onnx.
 """
@@ -41,9 +42,9 @@ def export_graphs(folder: Path) -> dict[str, Path]:
     return written
 
 
-def graph(packed: Packed, name: str) -> ModelProto:
-    """The graph of one part; its weights lie in the packed file, beside which it has to lie."""
-    building = Graph(packed)
+def graph(packed: Packed, name: str, form: type[Graph] = Graph) -> ModelProto:
+    """The graph of one part; its weights lie in the packed file, beside which it has to lie. `form`: what its nodes are."""
+    building = form(packed)
     parts = Parts(building, packed.facts)
     inputs = _inputs(parts)[name]
     facts = packed.facts

@@ -63,11 +63,11 @@ class Runtime:
     def __init__(self, packed: Packed, run: Runner) -> None:
         if packed.facts.tokenizer_sha256 != tokenizer_sha256():
             raise PackedError(f"expected a model of the embedded tokenizer, found one of another: {packed.path}")
-        self.packed, self._run = packed, run
+        self.packed, self.run = packed, run
         self._tokenizer: Tokenizer = shared_tokenizer()
-        self._kept: NDArray[np.int64] | None = None
+        self.kept: NDArray[np.int64] | None = None
         if "text.token.kept" in packed.tensors:
-            self._kept = packed.tensors["text.token.kept"].astype(np.int64)
+            self.kept = packed.tensors["text.token.kept"].astype(np.int64)
 
     @classmethod
     def open(cls, folder: str | Path, threads: int = 0) -> "Runtime":
@@ -81,7 +81,7 @@ class Runtime:
     def see(self, picture: str | Path | Image.Image) -> Seen:
         """Raises `PictureError` where it is no picture, `OSError` where the file cannot be read."""
         upright = open_picture(picture)
-        return Seen(upright, self._run("image_encoder", {"pixels": squeezed(upright, self.packed.facts.image_px)}))
+        return Seen(upright, self.run("image_encoder", {"pixels": squeezed(upright, self.packed.facts.image_px)}))
 
     def encode_text(self, text: str) -> NDArray[np.float32]:
         """[d], a unit vector. The cosine with a picture's `states["embedding"]` says how alike they are."""
@@ -110,7 +110,7 @@ class Runtime:
         fused = self._fuse(seen, encoded)
         shares = np.zeros((1, 1, len(encoded.ids)), np.float32)
         shares[..., span[0] : span[1]] = 1 / (span[1] - span[0])
-        found = self._run(
+        found = self.run(
             "grounding", {"fused_image": fused["fused_image"], "fused_text": fused["fused_text"], "shares": shares}
         )
         cx, cy, w, h = found["centres"][0, 0].astype(np.float64)
@@ -128,7 +128,7 @@ class Runtime:
         """GPT-2's ids of `caption`, without end-of-text."""
         config = self.packed.facts.config
         dual = seen.states["dual"]
-        context = self._run("decoder_start", {"dual": dual, "reading": np.zeros((1, config.width), np.float32)})
+        context = self.run("decoder_start", {"dual": dual, "reading": np.zeros((1, config.width), np.float32)})
         visible = np.arange(dual.shape[1] + 1)[None] < dual.shape[1]  # all but what is read of the memory
         empty = np.zeros((1, config.heads, 0, config.width // config.heads), np.float32)
         layers = range(config.decoder_layers)
@@ -137,13 +137,13 @@ class Runtime:
         newest, found = end, []
         for position in range(max_tokens):
             step = {"rows": np.array([[newest]]), "position": np.array([position]), "seen": visible, **past, **context}
-            outputs = self._run("decoder_step", step)
+            outputs = self.run("decoder_step", step)
             newest = int(outputs["logits"].argmax())
             if newest == end:
                 break
             found.append(newest)
             past = {f"past_{name}": array for name, array in outputs.items() if name != "logits"}
-        return found if self._kept is None else self._kept[found].tolist()
+        return found if self.kept is None else self.kept[found].tolist()
 
     def _encode(self, text: str) -> Encoded:
         if not text.strip():
@@ -151,21 +151,21 @@ class Runtime:
         return self._tokenizer.encode(text, self.packed.facts.max_tokens)
 
     def _read(self, text: Encoded) -> Arrays:
-        rows = self._rows(np.array([text.ids]))
+        rows = self.rows(np.array([text.ids]))
         given = {"rows": rows, "positions": np.arange(rows.shape[1]), "mask": np.ones(rows.shape, bool)}
-        return self._run("text_encoder", given)
+        return self.run("text_encoder", given)
 
     def _fuse(self, seen: Seen, text: Encoded) -> Arrays:
         start = self._read(text)["start"]
         given = {"image": seen.states["start"], "text": start, "mask": np.ones(start.shape[:2], bool)}
-        return self._run("fusion", given)
+        return self.run("fusion", given)
 
-    def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of the embedding: `bitgen.model.vocabulary.TokenEmbedding.rows`."""
-        if self._kept is None:
+        if self.kept is None:
             return ids
-        nearest = np.searchsorted(self._kept, ids)  # within it: end-of-text, the largest id, is always kept
-        return np.where(self._kept[nearest] == ids, nearest, len(self._kept))
+        nearest = np.searchsorted(self.kept, ids)  # within it: end-of-text, the largest id, is always kept
+        return np.where(self.kept[nearest] == ids, nearest, len(self.kept))
 
 
 def sessions(folder: Path, threads: int = 0) -> Runner:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.evaluation.caption_java import JAVA, java_figures
 from bitgen.evaluation.caption_scores import TOKENISATION, Cider, Scores, Words, score, words
-from bitgen.model.bitgen import BitGen
+from bitgen.evaluation.scored import Scored
 from bitgen.tokens import shared_tokenizer
 
 References = Callable[[int], Iterable[str]]
@@ -54,7 +54,7 @@ class Written:
 
 
 def evaluate_captioning(
-    model: BitGen,
+    model: Scored,
     batches: Iterable[Batch],
     references: References,
     *,
@@ -138,7 +138,7 @@ def measure(
 
 
 def write(
-    model: BitGen,
+    model: Scored,
     batches: Iterable[Batch],
     references: References,
     max_tokens: int,
@@ -184,10 +184,10 @@ def write(
 
 @torch.inference_mode()
 def _caption(
-    model: BitGen, images: Tensor, max_tokens: int, beams: int, length_penalty: float
+    model: Scored, images: Tensor, max_tokens: int, beams: int, length_penalty: float
 ) -> list[tuple[str, bool]]:
     """Of each of `images` [B, 3, S, S] its caption, and whether it was ended by `max_tokens`."""
-    states = model.encode_image(images.to(next(model.parameters()).device))
+    states = model.encode_image(images.to(model.device))
     tokenizer = shared_tokenizer()
     return [
         (tokenizer.decode(ids).strip(), len(ids) >= max_tokens)

@@ -29,8 +29,9 @@ from bitgen.evaluation.phrase_scores import (
     shares,
 )
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
+from bitgen.evaluation.scored import Scored
 from bitgen.image import to_image
-from bitgen.model.bitgen import BitGen, ImageStates
+from bitgen.model.bitgen import ImageStates
 
 TEXT_ROWS = 256
 """Texts that are fused with their images' patches at once."""
@@ -39,7 +40,7 @@ FIT_TARGETS = 20_000
 
 
 def evaluate_grounding(
-    model: BitGen,
+    model: Scored,
     batches: Iterable[Batch],
     *,
     train_targets: Tensor | None = None,
@@ -132,13 +133,13 @@ def constant_box(targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def encode(model: BitGen, batch: Batch) -> ImageStates:
+def encode(model: Scored, batch: Batch) -> ImageStates:
     """The images' states, on the model's device."""
-    return model.encode_image(batch.images.to(next(model.parameters()).device))
+    return model.encode_image(batch.images.to(model.device))
 
 
 @torch.inference_mode()
-def predict(model: BitGen, image: ImageStates, rows: TextRows) -> tuple[Tensor, Tensor]:
+def predict(model: Scored, image: ImageStates, rows: TextRows) -> tuple[Tensor, Tensor]:
     """Boxes [P, 4] in fractions of the image as the model sees it, and heat-map logits [P, Q]; float32, on the CPU."""
     device = image.start.device
     boxes, heat = [], []
@@ -158,7 +159,7 @@ def predict(model: BitGen, image: ImageStates, rows: TextRows) -> tuple[Tensor, 
     return torch.cat(boxes), torch.cat(heat)
 
 
-def answer(model: BitGen, image: ImageStates, batch: Batch, rows: TextRows) -> Answers:
+def answer(model: Scored, image: ImageStates, batch: Batch, rows: TextRows) -> Answers:
     """Predictions for the phrases of `rows`, whose images are those of `batch`, in pixels of the stored images."""
     boxes, heat = predict(model, image, rows)
     finite = boxes.isfinite().all(dim=1) & heat.isfinite().all(dim=1)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bitgen.disk import room_for
 from bitgen.evaluation.ranking import Gallery, first_both, reranked
-from bitgen.model.bitgen import BitGen
+from bitgen.evaluation.scored import Scored
 from bitgen.progress import progress
 from bitgen.tokens import EOT
 
@@ -81,7 +81,7 @@ def temporary_states() -> Iterator[States]:
 
 
 def rerank_both(
-    model: BitGen, gallery: Gallery, states: States, dual_ranks: tuple[Tensor, Tensor], k: int
+    model: Scored, gallery: Gallery, states: States, dual_ranks: tuple[Tensor, Tensor], k: int
 ) -> tuple[Tensor, Tensor]:
     """Ranks of image queries [I] and of text queries [T] after the matching head ordered the first `k` of each.
 
@@ -89,7 +89,7 @@ def rerank_both(
         states: of the images and the texts of `gallery`.
         dual_ranks: what `rank_both` returns, which those keep whose images or texts are not among the first `k`.
     """
-    device = next(model.parameters()).device
+    device = model.device
     texts, images = first_both(gallery, k, device=device)
     count = len(gallery.texts)
     of_images = torch.arange(len(texts))[:, None] * count + texts
@@ -106,19 +106,18 @@ def rerank_both(
 
 
 @torch.inference_mode()
-def match(model: BitGen, states: States, image_rows: Tensor, text_rows: Tensor, *, pairs: int = PAIRS) -> Tensor:
+def match(model: Scored, states: States, image_rows: Tensor, text_rows: Tensor, *, pairs: int = PAIRS) -> Tensor:
     """Log-odds [Q] float32, on the CPU, that the images and texts of these rows belong together, as `BitGen.match`.
 
     `pairs` of them at a time.
     """
-    device = next(model.parameters()).device
+    device = model.device
     found = []
     with progress("re-ranking", len(image_rows), "pairs") as counter:
         for images, texts in zip(image_rows.split(pairs), text_rows.split(pairs), strict=True):
             wanted, image = images.unique(return_inverse=True)
             start = states.images(wanted).to(device)
             ids, mask = (each.to(device) for each in states.texts(texts))
-            logits = model.match_logits(start[image.to(device)], model.text.start(ids, mask), mask)
-            found.append((logits[:, 1] - logits[:, 0]).cpu())
+            found.append(model.match_tokens(start[image.to(device)], ids, mask).cpu())
             counter.update(len(images))
     return torch.cat(found)

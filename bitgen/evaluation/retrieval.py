@@ -17,7 +17,7 @@ from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled, resam
 from bitgen.evaluation.items import Items, text_keys
 from bitgen.evaluation.ranking import Gallery, rank_both
 from bitgen.evaluation.reranking import States, rerank_both, temporary_states
-from bitgen.model.bitgen import BitGen
+from bitgen.evaluation.scored import Scored
 
 TOP = (1, 5, 10)
 TEXT_ROWS = 256
@@ -25,7 +25,7 @@ TEXT_ROWS = 256
 
 
 def evaluate_retrieval(
-    model: BitGen,
+    model: Scored,
     batches: Iterable[Batch],
     *,
     rerank: int | None = None,
@@ -48,7 +48,7 @@ def evaluate_retrieval(
     """
     if rerank is not None and rerank < 1:
         raise ValueError(f"expected one or more candidates to order anew, found {rerank}")
-    device = next(model.parameters()).device
+    device = model.device
     with temporary_states() if rerank else nullcontext() as states:
         gallery = embed(model, batches, states)
         image_ranks, text_ranks = rank_both(gallery, device=device)
@@ -68,13 +68,13 @@ def evaluate_retrieval(
 
 
 @torch.inference_mode()
-def embed(model: BitGen, batches: Iterable[Batch], states: States | None = None) -> Gallery:
+def embed(model: Scored, batches: Iterable[Batch], states: States | None = None) -> Gallery:
     """The embedding of every image and every text. Raises `ValueError` where `batches` holds nothing.
 
     Args:
         states: gets what matching asks of each of them.
     """
-    device = next(model.parameters()).device
+    device = model.device
     images, texts, image_ids, text_ids = [], [], [], []
     image_names, text_names = list[str](), list[str]()
     for batch in batches:

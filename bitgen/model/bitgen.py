@@ -182,6 +182,10 @@ class BitGen(nn.Module):
         self.decoder = CaptionDecoder(d, heads, ffn, config.decoder_layers, ternary)
         self.grounding = GroundingHead(d, heads, ffn, config.grounding_layers)
 
+    @property
+    def device(self) -> torch.device:
+        return self.image_norm.weight.device
+
     def encode_image(self, images: Tensor) -> ImageStates:
         """States and unit embeddings of `images` [B, 3, S, S] uint8, in dual-encoder mode."""
         return self.encode_patches(self.vision(images))
@@ -218,6 +222,11 @@ class BitGen(nn.Module):
     def match(self, image: ImageStates, text: TextStates, image_rows: Tensor, text_rows: Tensor) -> Tensor:
         """[Q] log-odds that image `image_rows[q]` and text `text_rows[q]` belong together."""
         logits = self.match_logits(image.start[image_rows], text.start[text_rows], text.mask[text_rows])
+        return logits[:, 1] - logits[:, 0]
+
+    def match_tokens(self, image_start: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Likewise, of Q images by their start states [Q, N, d] and Q texts by their tokens, as `encode_text` takes them."""
+        logits = self.match_logits(image_start, self.text.start(token_ids, mask), mask)
         return logits[:, 1] - logits[:, 0]
 
     def ground(

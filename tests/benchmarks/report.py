@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.benchmarks import ablation_report, feeding_report, gpu_report, learn_report, photographs_report
+from tests.benchmarks import ablation_report, edge_report, feeding_report, gpu_report, learn_report, photographs_report
 from tests.benchmarks.harness import RESULTS
 
 SHARDS = {
@@ -86,6 +86,7 @@ PAGES = {
         ablation_report.lines,
         {"ablations": ablation_report.plot, "ablations-claims": ablation_report.differences},
     ),
+    "edge": (edge_report.lines, {}),
     "gpu": (gpu_report.lines, {}),
     "learn": (learn_report.lines, {"learn": learn_report.curves}),
     "photos": (photographs_report.lines, {"photos": photographs_report.curves}),

@@ -5,13 +5,14 @@ python -m tests.benchmarks.run [NAME] [options of that benchmark]
 
 import sys
 
-from tests.benchmarks import ablations, features, learn, loader, photographs, report, shards, train_step
+from tests.benchmarks import ablations, edge, features, learn, loader, photographs, report, shards, train_step
 from tests.benchmarks.harness import BenchError
 
 BENCHES = {
     "ablations": ablations.main,
     "features": features.main,
     "learn": learn.main,
+    "edge": edge.main,  # after the run that it asks what an export costs
     "loader": loader.main,
     "photos": photographs.main,
     "shards": shards.main,

@@ -11,6 +11,7 @@ from bitgen.deploy.packed import FILE, read
 from bitgen.deploy.reference import runner
 from bitgen.deploy.runtime import Runtime, sessions
 from bitgen.tokens import EOT, VOCABULARY, shared_tokenizer
+from bitgen.training.checkpoint import STATE
 from cli.export import main, spaced, tokens_of
 from tests import fakes
 from tests.runs import HOLDOUT, photo, run_config, write_run, write_world
@@ -28,7 +29,7 @@ def test_the_packed_file_goes_into_the_run(world: Path, capsys: pytest.CaptureFi
     assert main([str(world / "runs/tiny")]) == 0
     facts = read(world / "runs/tiny/export").facts
     assert (facts.run, facts.step, facts.holdout_sha256, facts.image_px) == ("tiny", 8, HOLDOUT, fakes.SIDE)
-    assert [path.name for path in (world / "runs/tiny/export").iterdir()] == [FILE]
+    assert {path.name for path in (world / "runs/tiny/export").iterdir()} == {FILE, STATE}
     assert capsys.readouterr().out.splitlines()[-1].endswith("next, for bitgen-predict: --format onnx")
 
 
@@ -46,7 +47,7 @@ def test_graphs_of_an_earlier_export_do_not_stay_beside_another_packed_file(worl
     asked = [str(world / "runs/tiny"), "--out", str(tmp_path)]
     assert main([*asked, "--format", "onnx"]) == 0
     assert main(asked) == 0
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, STATE}
 
 
 def test_a_vocabulary_is_trimmed_to_the_lines_of_a_file(world: Path, tmp_path: Path) -> None:

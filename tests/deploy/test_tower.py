@@ -1,12 +1,18 @@
 """A vision tower in bytes: the same for PyTorch, NumPy and ONNX Runtime, and near the one in fp16."""
 
+import shutil
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from bitgen.deploy import unpack
 from bitgen.deploy.export import export_graphs
+from bitgen.deploy.onnx_graph import Graph
 from bitgen.deploy.pack import write
 from bitgen.deploy.packed import FILE, POSITIONS, Packed, PackedError, read
 from bitgen.deploy.reference import Arithmetic, reference
@@ -100,11 +106,27 @@ def test_the_tower_in_bytes_is_near_the_one_in_fp16(both: tuple[Packed, Packed])
     assert (a * b).sum(axis=1).min() > 0.99
 
 
-def test_its_products_are_of_bytes_and_queries_keys_and_values_share_their_codes(both: tuple[Packed, Packed]) -> None:
-    graph = onnx.load(both[1].path.parent / "image_encoder.onnx", load_external_data=False).graph
-    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantised) == 8  # of each layer: q k v, o, fc1, fc2
-    assert [node.op_type for node in graph.node].count("MatMulInteger") >= MAPS
+def test_its_products_are_of_bytes_and_queries_keys_and_values_share_their_codes(
+    both: tuple[Packed, Packed], tmp_path: Path
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "loaded.onnx"), 3
+    onnxruntime.InferenceSession(both[1].path.parent / "image_encoder.onnx", options)
+    graph = onnx.load(tmp_path / "loaded.onnx", load_external_data=False).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["MatMulIntegerToFloat"] == MAPS
+    assert kinds["QuantizeLinear"] == 8  # of each of two layers: q k v, o, fc1, fc2
+    assert kinds["DequantizeLinear"] == 0
+
+
+def test_a_map_in_bytes_is_bit_for_bit_the_same_in_onnx_runtime(both: tuple[Packed, Packed], tmp_path: Path) -> None:
+    packed, x = both[1], 3 * np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
+    graph = Graph(packed)
+    layer = graph.model("layer", {"x": (onnx.TensorProto.FLOAT, ("B", "S", 32))}, {"y": graph.linear("x", FIRST)}, "")
+    (tmp_path / "layer.onnx").write_bytes(layer.SerializeToString())
+    shutil.copy(packed.path, tmp_path)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "layer.onnx").run(None, {"x": x})
+    np.testing.assert_array_equal(found, Arithmetic(packed).linear(x, FIRST))
 
 
 def test_a_tower_is_not_calibrated_without_images_or_twice(both: tuple[Packed, Packed]) -> None:
