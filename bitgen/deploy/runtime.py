@@ -9,6 +9,7 @@ It does for each picture and text what `bitgen.BitGen` does. What differs: pictu
 patches of a side, V classes.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -169,7 +170,9 @@ class Runtime:
 
 
 def sessions(folder: Path, threads: int = 0) -> Runner:
-    """ONNX Runtime on the graphs of a folder, each loaded when it is first run."""
+    """ONNX Runtime on the graphs of a folder, each loaded when it is first run; its reports to its maker are off."""
+    # From 1.29 on it tells Microsoft of the process and of each model, on Linux too, unless this is set before it starts.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # here: the NumPy reference runs without it
 
     options = onnxruntime.SessionOptions()
