@@ -21,6 +21,7 @@ from PIL import Image
 from torch.distributed.run import get_args_parser
 from transformers import Dinov2Config
 
+from bitgen.deploy.desk import Desk
 from pipeline.manifest import read_manifest
 from pipeline.shapes import World, write_world
 
@@ -178,6 +179,19 @@ def check_python(command: str) -> None:
     subprocess.run([sys.executable, "-m", module, *asked], capture_output=True, check=True)
 
 
+def check_pip(command: str) -> None:
+    """An extra of ours, which the environment of tests has."""
+    extra = re.findall(r"^pip install 'bitgen\[(\w+)\]'$", command)[0]
+    assert extra in PROJECT["optional-dependencies"]
+
+
+def check_app(command: str) -> None:
+    """The model is there; the page itself stays until it is stopped (`tests/cli/test_app.py` clicks on it)."""
+    name, model, *more = shlex.split(command)
+    assert (name, more) == ("bitgen-app", [])
+    Desk.open(Path(model), None, 1)
+
+
 def check_activation(command: str) -> None:
     assert command == "source .venv/bin/activate"
     assert "\nVENV := .venv\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -196,6 +210,8 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "source": check_activation,
     "mkdir": check_shell,
     **dict.fromkeys(PROJECT["scripts"], check_ours),
+    "bitgen-app": check_app,
+    "pip": check_pip,
 }
 """First word of a command to what holds it."""
 
