@@ -1,7 +1,16 @@
-"""Pillow's images of any mode become RGB; Pillow and NumPy alone."""
+"""Which images are read, and how those of any mode become RGB; with Pillow and NumPy alone."""
+
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
+
+MAX_PIXELS = 64_000_000
+"""Of a stored image: 192 MB decoded. Read from the header, before anything is allocated."""
+FORMATS = ("JPEG", "PNG", "WEBP")
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+"""What Pillow raises on damaged bytes, found by changing some in 20,000 images."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitgen.pixels import MAX_PIXELS, DecodeError, rgb
+from bitgen.colours import MAX_PIXELS
+from bitgen.pixels import DecodeError, rgb
 
 __all__ = ["MAX_PIXELS", "Crop", "DecodeError", "Transform", "decode", "move_boxes", "to_image"]
 

@@ -25,11 +25,13 @@ import torch
 from torch import Tensor
 
 from bitgen.answers import Grounding, answer, plain
+from bitgen.colours import MAX_PIXELS
 from bitgen.model.bitgen import BitGen as Network
 from bitgen.model.bitgen import ImageStates, TextStates
-from bitgen.pixels import MAX_PIXELS, DecodeError
+from bitgen.pixels import DecodeError
 from bitgen.questions import ROWS, Phrase, ask_all, checked_text, is_several, listed, paired, text_rows
-from bitgen.recollections import Recollection, Recollections
+from bitgen.recollection import Recollection
+from bitgen.recollections import Recollections
 from bitgen.tokens import MAX_TOKENS, Encoded, shared_tokenizer
 from bitgen.training.checkpoint import load_model
 from bitgen.views import InputError, Picture, View, view

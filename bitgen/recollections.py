@@ -21,29 +21,8 @@ import torch
 from torch import Tensor
 
 from bitgen.model.memory import EpisodicMemory, MemoryState
+from bitgen.recollection import Recollection, ranked
 from bitgen.views import InputError
-
-
-@dataclass(frozen=True)
-class Recollection:
-    """What the memory holds for an image."""
-
-    names: dict[str, float]
-    """Every remembered name and its confidence, 0..1, the surest first; empty where nothing is remembered."""
-    familiarity: float
-    """How much the memory knows about images that look like this one, 0..1, whatever their names; exactly 0 where it is empty."""
-    is_known: bool
-    """Whether it has seen one: `EpisodicMemory.is_known`, which holds for up to half as many images as slots."""
-
-    @property
-    def name(self) -> str | None:
-        """The surest name; None where the image is not known."""
-        return next(iter(self.names), None) if self.is_known else None
-
-    @property
-    def confidence(self) -> float:
-        """Of the surest name, known or not; 0.0 where nothing is remembered."""
-        return next(iter(self.names.values()), 0.0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +76,10 @@ class Recollections:
         weights = self._weights(keys)
         counts = [len(written.keys) for written in self._written.values()]
         by_name = torch.stack([part.sum(dim=1) for part in weights.split(counts, dim=1)], dim=1).clamp(0, 1)
-        return [_recollection(self.names, *row) for row in zip(by_name.tolist(), familiarity, is_known, strict=True)]
+        return [
+            Recollection(ranked(self.names, confidences), familiar, known)
+            for confidences, familiar, known in zip(by_name.tolist(), familiarity, is_known, strict=True)
+        ]
 
     def _weights(self, keys: Tensor) -> Tensor:
         """α, [Q, M], float64: how much of each written image there is in what is read at `keys` [Q, C]."""
@@ -111,8 +93,3 @@ def _rows(written: _Written) -> tuple[Tensor, Tensor, Tensor]:
     """Keys and values [1, N, C] and mask [1, N] of one episode."""
     keys = written.keys[None]
     return keys, written.value.expand_as(keys), torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
-
-
-def _recollection(names: tuple[str, ...], confidences: list[float], familiarity: float, is_known: bool) -> Recollection:
-    ranked = sorted(zip(names, confidences, strict=True), key=lambda pair: -pair[1])
-    return Recollection(dict(ranked), familiarity, is_known)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from bitgen.colours import MAX_PIXELS
 from bitgen.image import DecodeError, Transform, decode
-from bitgen.pixels import MAX_PIXELS, from_pillow, orientation, orientation_of
+from bitgen.pixels import from_pillow, orientation, orientation_of
 
 Picture: TypeAlias = Image.Image | NDArray[np.uint8] | Tensor | str | os.PathLike[str] | bytes
 """An image of Pillow's in any mode but F; an array [H, W, 3] or [H, W]; a tensor [3, H, W]; a path; an encoded file's bytes."""

@@ -14,11 +14,11 @@ def positive(value: str) -> int:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The parsed arguments; a flag that `parser` does not know ends the command with 2 and the nearest name."""
+    """The parsed arguments, in any order; a flag that `parser` does not know ends the command with 2 and the nearest name."""
     known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
     if message := unknown_flag(parser.prog, arguments, known):
         parser.error(message)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def unknown_flag(command: str, arguments: Sequence[str], known: Sequence[str]) -> str:

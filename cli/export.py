@@ -1,8 +1,8 @@
 """bitgen-export CKPT: a trained model in as few bytes as it was trained for, to run where no torch is."""
 
 import argparse
-import io
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bitgen.deploy import cpu
+from bitgen.deploy.exported import is_exported
 from bitgen.deploy.gallery import pictures
 from bitgen.deploy.pack import pack, write
 from bitgen.deploy.packed import FILE, PackedError, read
 from bitgen.deploy.parts import PARTS
-from bitgen.deploy.runtime import open_picture, squeezed
+from bitgen.deploy.runtime import PictureError, open_picture, squeezed
 from bitgen.deploy.tower import calibrate, in_bytes
+from bitgen.disk import sync
 from bitgen.progress import progress
 from bitgen.tokens import VOCABULARY, TokenError, shared_tokenizer
 from bitgen.training.checkpoint import STATE, CheckpointError, find, load_model
@@ -31,6 +32,8 @@ from shards.root import Root
 
 DESCRIPTION = """Pack a checkpoint: ternary weights in two bits each, the embedding in bytes, the vision tower's adapters merged.
 --format onnx adds graphs over the same file, which bitgen-predict runs without torch."""
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bitgen-export: {error}; --format onnx needs pip install 'bitgen[edge]'", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("bitgen-export: stopped; what it had written is whole", file=sys.stderr)
+        print("bitgen-export: stopped; an earlier export is as it was", file=sys.stderr)
         return 1
     return 0
 
@@ -101,28 +104,49 @@ def export(options: argparse.Namespace) -> None:
     )
     print(f"weights that multiply bytes get {weight_bits} bits: {why}", file=sys.stderr)
     tokens = None if options.trim_vocab is None else tokens_of(options.trim_vocab)
+    if (out / FILE).exists() and not is_exported(out):
+        raise ValueError(f"expected a folder without another model, found {FILE} of a checkpoint: {out}")
     model, state = load_model(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in PARTS:  # those of an earlier export name places in its packed file
-        (out / f"{name}.onnx").unlink(missing_ok=True)
-    facts = pack(model, state, out / FILE, tokens=tokens, weight_bits=weight_bits)
-    if options.calibrate is not None:
-        packed = read(out)
-        images = calibration_images(options.calibrate, options.calibration_images, facts.image_px)
-        with progress("calibrating", options.calibration_images, "images") as counter:
-            ranges = calibrate(packed, counted(images, counter.update))
-        write(out / FILE, *in_bytes(packed, ranges, weight_bits))
-    shutil.copyfile(folder / STATE, out / STATE)  # what it was trained on and kept from: bitgen-eval asks
-    written = [out / FILE]
-    if options.format == "onnx":
-        from bitgen.deploy.export import export_graphs  # here: the packed file alone needs no onnx
+    making = out / ".export.tmp"
+    shutil.rmtree(making, ignore_errors=True)  # of an export that was killed
+    making.mkdir(parents=True)
+    try:
+        facts = pack(model, state, making / FILE, tokens=tokens, weight_bits=weight_bits)
+        if options.calibrate is not None:
+            packed = read(making)
+            images = calibration_images(options.calibrate, options.calibration_images, facts.image_px)
+            with progress("calibrating", options.calibration_images, "images") as counter:
+                ranges = calibrate(packed, counted(images, counter.update))
+            write(making / FILE, *in_bytes(packed, ranges, weight_bits))
+        shutil.copyfile(folder / STATE, making / STATE)  # what it was trained on and kept from: bitgen-eval asks
+        if options.format == "onnx":
+            from bitgen.deploy.export import export_graphs  # here: the packed file alone needs no onnx
 
-        written += export_graphs(out).values()
+            export_graphs(making)
+        written = put_in_place(making, out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     for path in written:
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.name}")
     print(f"{sum(path.stat().st_size for path in written) / 1e6:8.2f} MB  in all")
     rows = facts.config.vocabulary
     print(f"wrote {out}, with {rows:,} of {VOCABULARY:,} tokens" + _next(out, options.format))
+
+
+def put_in_place(making: Path, out: Path) -> list[Path]:
+    """Move a finished export to where an earlier one may be; its model and its graphs there.
+
+    Graphs of the earlier one go first, as they name places in its packed file: who comes in between finds a model without graphs.
+    """
+    paths = [making / FILE, making / STATE, *sorted(making.glob("*.onnx"))]
+    for path in paths:
+        sync(path)
+    for part in PARTS:
+        (out / f"{part}.onnx").unlink(missing_ok=True)
+    for path in paths:
+        os.replace(path, out / path.name)
+    sync(out)
+    return [out / path.name for path in paths if path.name != STATE]
 
 
 def tokens_of(corpus: Path) -> list[int]:
@@ -132,15 +156,18 @@ def tokens_of(corpus: Path) -> list[int]:
     """
     if corpus.is_file():
         tokenizer = shared_tokenizer()
-        with corpus.open(encoding="utf-8") as lines:
-            # A word after another one is other tokens than the same at the start: as in a caption, both may come.
-            found = {
-                i
-                for line in lines
-                if line.strip()
-                for text in (line.strip(), f" {line.strip()}")
-                for i in tokenizer.ids(text)
-            }
+        try:
+            with corpus.open(encoding="utf-8-sig") as lines:
+                # A word after another one is other tokens than the same at the start: as in a caption, both may come.
+                found = {
+                    i
+                    for line in lines
+                    if line.strip()
+                    for text in (line.strip(), f" {line.strip()}")
+                    for i in tokenizer.ids(text, sys.maxsize)  # all of a long line
+                }
+        except UnicodeDecodeError as error:
+            raise ValueError(f"expected a text a line in UTF-8, found {error}: {corpus}") from error
         if not found:
             raise ValueError(f"expected a text a line, found none: {corpus}")
         return sorted(found)
@@ -156,16 +183,26 @@ def tokens_of(corpus: Path) -> list[int]:
 def calibration_images(place: Path, count: int, side_px: int) -> Iterator[NDArray[np.uint8]]:
     """[1, 3, S, S] each: at most `count` images of a dataset or a folder of pictures, evenly spaced.
 
-    Raises `PictureError` for one that cannot be read, and what reading them raises.
+    A picture that is none is left out with a warning. Raises `PictureError` where none is left, and what reading files and shards
+    raises.
     """
-    if (place / "dataset.json").is_file():
-        index = ShardIndex.open(place)
-        for i in spaced(len(index), count):
-            yield squeezed(open_picture(Image.open(io.BytesIO(index.read(i)[1]))), side_px)
-        return
-    paths = list(pictures(place))
-    for i in spaced(len(paths), count):
-        yield squeezed(open_picture(paths[i]), side_px)
+    left = 0
+    index = ShardIndex.open(place) if (place / "dataset.json").is_file() else None
+    paths = list(pictures(place)) if index is None else []
+    for i in spaced(len(paths) if index is None else len(index), count):
+        try:
+            if index is None:
+                picture = open_picture(paths[i])
+            else:
+                sample, stored = index.read(i)
+                picture = open_picture(stored, f"{sample.key} of {place}")
+        except PictureError as error:
+            log.warning("left out: %s", error)
+            continue
+        left += 1
+        yield squeezed(picture, side_px)
+    if not left:
+        raise PictureError(f"expected images to calibrate with, found none that can be read: {place}")
 
 
 def spaced(size: int, count: int) -> list[int]:

@@ -16,17 +16,16 @@ from PIL import Image
 
 from bitgen.deploy import memory
 from bitgen.deploy.drawing import annotated, heated
-from bitgen.deploy.memory import MemoryFileError, Recollection
+from bitgen.deploy.memory import MemoryFileError
 from bitgen.deploy.packed import PackedError
-from bitgen.deploy.runtime import PictureError, Runtime, Seen
+from bitgen.deploy.runtime import PictureError, Runtime, Seen, open_picture
+from bitgen.recollection import Recollection
 
 MAX_BYTES = 64 << 20
 """Of a picture's file, as of those that shards are built of (`pipeline.building.examine`); its pixels: `runtime.MAX_PIXELS`."""
 SHOWN_PX = (512, 1024)
 """The longer side of a picture as it is kept and drawn on, at least and at most: a page shows no more, and less is too coarse for
 the words beside a box."""
-MAX_NAME = 80
-"""Characters."""
 REFUSED = (PictureError, MemoryFileError, PackedError, OSError)
 
 
@@ -73,10 +72,7 @@ class Desk:
 
     def look(self, picture: str | Path, called: str = "") -> Seen:
         """A picture's file, and what errors call it; boxes are then of it as shown, not as stored."""
-        try:
-            seen = self.runtime.see(picture)
-        except PictureError as error:
-            raise PictureError(str(error).replace(str(picture), called or str(picture))) from error
+        seen = self.runtime.see(open_picture(picture, called))
         return replace(seen, picture=_shown(seen.picture))
 
     def caption(self, seen: Seen) -> str:
@@ -101,18 +97,13 @@ class Desk:
 
     def teach(self, seen: Seen, name: str) -> None:
         """The picture has this name from now on, as after bitgen-predict --remember."""
-        name = name.strip()
-        if not 1 <= len(name) <= MAX_NAME:
-            raise MemoryFileError(f"expected a name of 1 to {MAX_NAME} characters, found {len(name)}")
-        names = self._names()
-        names.remember(seen.states["code"], name)
-        memory.save(names, self.memory_file, self.runtime.packed)
+        with memory.changed(self.memory_file, self.runtime.packed) as names:
+            names.remember(seen.states["code"], name)
 
     def forget(self, name: str) -> None:
         """As if the name had never been taught, as after bitgen-predict --forget."""
-        names = self._names()
-        names.forget(name)
-        memory.save(names, self.memory_file, self.runtime.packed)
+        with memory.changed(self.memory_file, self.runtime.packed) as names:
+            names.forget(name)
 
     def recall(self, seen: Seen) -> Recalled:
         (found,) = self._names().recall(seen.states["code"])

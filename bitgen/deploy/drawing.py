@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from bitgen.deploy.runtime import Grounding
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
+MOST_LETTERS_PX = 200
+"""A picture may be 64 million pixels long and one high."""
 HEAT, MOST_OPAQUE = "#ff2800", 185
 """Of a heat-map: its colour, and how opaque of 255 it is where it is hottest."""
 
@@ -19,9 +21,9 @@ def annotated(
     """A new image of the same width; a caption adds a strip at the bottom.
 
     Args:
-        letters_px: size of what is written; 0: by the picture's width.
+        letters_px: size of what is written; 0: by the picture's width, within reason.
     """
-    size = letters_px or max(12, picture.width // 40)
+    size = letters_px or min(max(12, picture.width // 40), MOST_LETTERS_PX)
     font = ImageFont.load_default(size)
     lines = _lines(caption, font, picture.width - size) if caption else []
     strip = (len(lines) * 3 + 1) * size // 2 if lines else 0

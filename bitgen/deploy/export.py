@@ -12,11 +12,11 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, checker
+from onnx import ModelProto, TensorProto, checker, helper
 
 from bitgen.deploy.onnx_graph import Graph, Input
 from bitgen.deploy.operations import Value
-from bitgen.deploy.packed import FILE, Packed, read
+from bitgen.deploy.packed import FILE, GRAPH_OF, Packed, identity, read
 from bitgen.deploy.parts import PARTS, Parts
 
 FLOAT, BOOL, INT64, UINT8 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64, TensorProto.UINT8
@@ -28,12 +28,15 @@ def export_graphs(folder: Path) -> dict[str, Path]:
     Raises `bitgen.deploy.packed.PackedError` where that is none, `OSError` where a graph cannot be written.
     """
     packed = read(folder)
+    of = {GRAPH_OF: identity(packed)}
     written = {}
     for name in PARTS:
         path = folder / f"{name}.onnx"
         temporary = folder / f".{name}.{os.getpid()}.onnx"
         try:
-            temporary.write_bytes(graph(packed, name).SerializeToString(deterministic=True))
+            model = graph(packed, name)
+            helper.set_model_props(model, of)
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
             checker.check_model(str(temporary), full_check=True)
             os.replace(temporary, path)
         finally:

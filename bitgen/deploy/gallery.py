@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,11 @@ from bitgen.deploy.runtime import PictureError, Runtime
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_NO_INDEX = (
+    OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, IndexError, MemoryError, RuntimeError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a damaged file of vectors raises: it is then made anew."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ def search(runtime: Runtime, folder: Path, queries: list[str], most: int, kept: 
     Args:
         kept: file of vectors to read and write; None: nothing is kept.
 
-    Raises `PictureError` where the folder holds no picture that can be read, `OSError`.
+    Raises `PictureError` where the folder holds no picture that can be read, `OSError` where it cannot be listed. Where `kept`
+    cannot be written, a warning says so.
     """
     names, vectors = _vectors(runtime, folder, kept)
     found = {}
@@ -62,7 +70,7 @@ def _vectors(runtime: Runtime, folder: Path, kept: Path | None) -> tuple[list[st
     if not folder.is_dir():
         raise PictureError(f"expected a folder of pictures, found none: {folder}")
     model = fingerprint(runtime.packed)
-    known = {} if kept is None else _read(kept, model)
+    known = {} if kept is None else _read(kept, model, runtime.packed.facts.config.width)
     found: dict[str, NDArray[np.float32]] = {}
     for path in pictures(folder):
         stat = path.stat()
@@ -75,19 +83,25 @@ def _vectors(runtime: Runtime, folder: Path, kept: Path | None) -> tuple[list[st
         raise PictureError(f"expected pictures ({', '.join(SUFFIXES)}), found none that can be read: {folder}")
     vectors = np.stack(list(found.values()))
     if kept is not None and found.keys() != known.keys():
-        _write(kept, model, list(found), vectors)
+        try:
+            _write(kept, model, list(found), vectors)
+        except OSError as error:
+            log.warning("the pictures' vectors are not kept, and are made again next time: %s", error)
     return [name.rsplit("|", 2)[0] for name in found], vectors
 
 
-def _read(path: Path, model: str) -> dict[str, NDArray[np.float32]]:
+def _read(path: Path, model: str, width: int) -> dict[str, NDArray[np.float32]]:
     """Vectors by what identifies a picture; none where the file is missing, damaged or another model's."""
     try:
+        with zipfile.ZipFile(path) as file:  # ours are not compressed: nothing grows in memory
+            if sum(each.file_size for each in file.infolist()) > path.stat().st_size:
+                return {}
         with np.load(path, allow_pickle=False) as file:
             names, vectors = json.loads(bytes(file["names"])), file["vectors"]
-        if names.pop(0) != model:
+        if names.pop(0) != model or vectors.dtype != np.float32 or vectors.shape != (len(names), width):
             return {}
         return dict(zip(names, vectors, strict=True))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError):
+    except _NO_INDEX:
         return {}
 
 

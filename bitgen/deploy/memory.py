@@ -7,8 +7,8 @@ a file of names holds the images' codes and no texts. Axes: N images of a name, 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.deploy.packed import ROWS, Packed
+from bitgen.disk import sync
+from bitgen.recollection import Recollection, ranked
+
+try:
+    import fcntl
+except ImportError:  # Windows: two commands at once are then each other's risk
+    fcntl = None
 
 NOISE_FLOOR, KNOWN_EVIDENCE = 1e-2, 0.25
 """Of σ², and what makes an image known: `bitgen.model.memory`'s."""
 FORMAT_VERSION = 1
+MAX_NAME = 80
+"""Characters."""
+MAX_BYTES = 256 << 20
+"""Of a file of names, which may come from elsewhere with its model: some 80,000 images."""
 
 Array = NDArray[Any]
 
 
 class MemoryFileError(Exception):
     """A file of remembered names is damaged, of another model or of another version; or a name is not in it."""
-
-
-@dataclass(frozen=True)
-class Recollection:
-    """What the memory holds for an image: fields as of `bitgen.recollections.Recollection`."""
-
-    names: dict[str, float]
-    familiarity: float
-    is_known: bool
-
-    @property
-    def name(self) -> str | None:
-        return next(iter(self.names), None) if self.is_known else None
 
 
 class Memory:
@@ -63,7 +61,13 @@ class Memory:
         return self._written
 
     def remember(self, codes: NDArray[Any], name: str) -> None:
-        """Images by their codes [N, C]. A name that is there already keeps those that it has."""
+        """Images by their codes [N, C]. A name that is there already keeps those that it has.
+
+        White space around a name is none of it. Raises `MemoryFileError` for a name of no characters or of too many.
+        """
+        name = name.strip()
+        if not 1 <= len(name) <= MAX_NAME:
+            raise MemoryFileError(f"expected a name of 1 to {MAX_NAME} characters, found {len(name)}")
         added = np.asarray(codes, np.float64)
         self._written[name] = np.concatenate([self._written[name], added]) if name in self._written else added
 
@@ -86,7 +90,7 @@ class Memory:
         by_name = np.stack([part.sum(axis=1) for part in np.split(shares, ends[:-1], axis=1)], axis=1).clip(0, 1)
         confidence, is_known = self._familiarity(precision, asked)
         return [
-            Recollection(_ranked(self._written, row), float(confidence[q]), bool(is_known[q]))
+            Recollection(ranked(self._written, row), float(confidence[q]), bool(is_known[q]))
             for q, row in enumerate(by_name.tolist())
         ]
 
@@ -119,16 +123,21 @@ def load(path: Path, packed: Packed) -> Memory:
     """The memory with the names of a file; empty where there is none. Raises `MemoryFileError`, `OSError`."""
     if not path.exists():
         return Memory(packed)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise MemoryFileError(f"expected a file of remembered names of {MAX_BYTES} bytes at most, found {size}: {path}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         version, model = found["format_version"], found["model"]
         written = {str(name): np.array(codes, np.float64) for name, codes in found["names"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MemoryFileError(f"expected a file of remembered names, found {error!r}: {path}") from error
     if version != FORMAT_VERSION:
         raise MemoryFileError(f"expected remembered names of format {FORMAT_VERSION}, found {version!r}: {path}")
     if model != fingerprint(packed):
-        raise MemoryFileError(f"expected names remembered by this model, found another's: {path}")
+        raise MemoryFileError(
+            f"expected names remembered by this model, found another's; remember them again in another file, by --memory, "
+            f"or remove this one: {path}"
+        )
     width = packed.facts.config.width
     for name, codes in written.items():
         if codes.ndim != 2 or codes.shape[1] != width or not np.isfinite(codes).all():
@@ -136,14 +145,31 @@ def load(path: Path, packed: Packed) -> Memory:
     return Memory(packed, written)
 
 
+@contextmanager
+def changed(path: Path, packed: Packed) -> Iterator[Memory]:
+    """The memory of a file, which is written when the block ends without an error.
+
+    Nobody else changes the file meanwhile: who wants to waits, so that no name gets lost between two commands. Raises what `load`
+    and `save` raise.
+    """
+    with path.with_name(f".{path.name}.lock").open("a") as lock:  # the file itself is replaced, this one stays
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        memory = load(path, packed)
+        yield memory
+        save(memory, path, packed)
+
+
 def save(memory: Memory, path: Path, packed: Packed) -> None:
-    """Write the names, whole or not at all. Raises `OSError`."""
+    """Write the names, whole or not at all, also when the power goes. Raises `OSError`."""
     names = {name: np.float32(codes).tolist() for name, codes in memory.written.items()}
     fields = {"format_version": FORMAT_VERSION, "model": fingerprint(packed), "names": names}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -156,7 +182,3 @@ def _address_map(addresses: Array, newton_steps: int) -> Array:
     for _ in range(newton_steps):
         inverse = 2 * inverse - inverse @ (addresses @ inverse)
     return inverse
-
-
-def _ranked(names: Mapping[str, Any], confidences: list[float]) -> dict[str, float]:
-    return dict(sorted(zip(names, confidences, strict=True), key=lambda pair: -pair[1]))

@@ -20,6 +20,7 @@ Source: github.com/huggingface/safetensors (the format).
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgen.deploy.layout import spread, unpack_ternary
-from bitgen.tokens import FILES
+from bitgen.tokens import FILES, MAX_TOKENS
 from bitgen.training.config import ModelConfig
 from bitgen.training.decode import build
 
@@ -37,6 +38,8 @@ FILE = "model.safetensors"
 FORMAT_VERSION = 2
 KEY = "bitgen"
 """Of the metadata."""
+GRAPH_OF = "packed"
+"""Of a graph's metadata: the `identity` of the file that it is over."""
 CODES, SCALE, ROWS, SCALES = ".codes", ".scale", ".rows", ".scales"
 INPUT_SCALE, INPUT_ZERO = ".input_scale", ".input_zero"
 POSITIONS = "vision.backbone.embeddings.position_embeddings"
@@ -51,6 +54,8 @@ _DTYPES: Mapping[str, Any] = {
 }
 _LONGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
+MAX_IMAGE_PX = 4096
+"""Of a side: 10 times what any is trained with; a file from elsewhere could ask for more memory than there is."""
 
 
 class PackedError(Exception):
@@ -148,13 +153,26 @@ def read(path: str | Path) -> Packed:
         header = json.loads(content[8 : 8 + length].tobytes())
         facts = _facts(json.loads(header.pop("__metadata__", {}).get(KEY, "null")), path)
         places = {name: _place(name, fields, 8 + length, len(content), path) for name, fields in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tensors = {
+            name: np.frombuffer(content, _DTYPES[at.dtype], at.elements, at.offset).reshape(at.shape)
+            for name, at in places.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PackedError(f"expected a packed model, found {error!r}: {path}") from error
-    tensors = {
-        name: np.frombuffer(content, _DTYPES[at.dtype], at.elements, at.offset).reshape(at.shape)
-        for name, at in places.items()
-    }
     return Packed(path, facts, places, tensors)
+
+
+def identity(packed: Packed) -> str:
+    """Of a packed file, without reading it all: a digest of its header and of its scales, which no two models share.
+
+    Graphs carry that of the file whose places they name: over another one they would compute nonsense, and nothing would say so.
+    """
+    with packed.path.open("rb") as file:
+        digest = hashlib.sha256(file.read(min((place.offset for place in packed.places.values()), default=8)))
+    for name in sorted(packed.places):
+        if packed.places[name].elements == 1:
+            digest.update(packed.tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def _facts(fields: Any, path: Path) -> Facts:
@@ -168,9 +186,13 @@ def _facts(fields: Any, path: Path) -> Facts:
 
 
 def _facts_since_version_1(fields: dict[str, Any]) -> Facts:
-    """Raises `ConfigError`, a ValueError, for a configuration that is none."""
+    """Raises `ConfigError`, a ValueError, for a configuration that is none, and `ValueError` for sizes that no model has."""
     config = build(ModelConfig, fields.pop("config"), "metadata.config")
-    return Facts(config=config, **fields)
+    facts = Facts(config=config, **fields)
+    for name, largest in (("image_px", MAX_IMAGE_PX), ("max_tokens", MAX_TOKENS)):
+        if type(fields[name]) is not int or not 1 <= fields[name] <= largest:
+            raise ValueError(f"expected a whole {name} of 1 to {largest}, found {fields[name]!r}")
+    return facts
 
 
 def _place(name: str, fields: dict[str, Any], start: int, end: int, path: Path) -> Place:
@@ -178,8 +200,10 @@ def _place(name: str, fields: dict[str, Any], start: int, end: int, path: Path) 
     dtype, shape, (first, last) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
     if dtype not in _DTYPES:
         raise PackedError(f"expected {name} in one of {', '.join(_DTYPES)}, found {dtype}: {path}")
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[dtype]).itemsize
-    if not (0 <= first <= last <= end - start and last - first == size and all(each >= 0 for each in shape)):
+    if any(type(each) is not int or each < 0 for each in (*shape, first, last)):
+        raise PackedError(f"expected whole sizes and places of {name}, found {shape}, {first} and {last}: {path}")
+    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    if not (first <= last <= end - start and last - first == size):
         raise PackedError(f"expected {size} bytes of {name} within the file, found {first} to {last}: {path}")
     return Place(dtype, shape, start + first, size)
 

@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 from gradio.themes import Default, Font
 
-from bitgen.deploy.desk import MAX_NAME, REFUSED, Desk
-from bitgen.deploy.memory import MemoryFileError
+from bitgen.deploy.desk import REFUSED, Desk
+from bitgen.deploy.memory import MAX_NAME, MemoryFileError
 from bitgen.deploy.runtime import PictureError, Seen
 
 # System fonts: those that Gradio brings lack most letters in bold, and are files to load.

@@ -9,7 +9,9 @@ It does for each picture and text what `bitgen.BitGen` does. What differs: pictu
 patches of a side, V classes.
 """
 
+import io
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -20,13 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bitgen.colours import to_rgb
-from bitgen.deploy.packed import Packed, PackedError, read, tokenizer_sha256
-from bitgen.tokens import Encoded, Tokenizer, shared_tokenizer, token_span
-
-MAX_PIXELS = 64_000_000
-"""Of a picture; `bitgen.pixels`'."""
-FORMATS = ("JPEG", "PNG", "WEBP")
+from bitgen.colours import DAMAGE, FORMATS, MAX_PIXELS, to_rgb
+from bitgen.deploy.packed import GRAPH_OF, Packed, PackedError, identity, read, tokenizer_sha256
+from bitgen.tokens import EOT, MAX_TOKENS, Encoded, TokenError, Tokenizer, shared_tokenizer, token_span
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Runner: TypeAlias = Callable[[str, Arrays], Arrays]
@@ -34,7 +32,7 @@ Runner: TypeAlias = Callable[[str, Arrays], Arrays]
 
 
 class PictureError(ValueError):
-    """A file is no picture that can be read, or a text or phrase has no words."""
+    """A file is no picture that can be read, a text or phrase has no words, or a caption is to be longer than any can be."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,12 @@ class Runtime:
         self.kept: NDArray[np.int64] | None = None
         if "text.token.kept" in packed.tensors:
             self.kept = packed.tensors["text.token.kept"].astype(np.int64)
+            found = self.kept.tolist()
+            if found != sorted(set(found)) or found[-1:] != [EOT] or len(found) != packed.facts.config.vocabulary:
+                raise PackedError(
+                    f"expected {packed.facts.config.vocabulary} kept tokens in order, end-of-text last, found others: "
+                    f"{packed.path}"
+                )
 
     @classmethod
     def open(cls, folder: str | Path, threads: int = 0) -> "Runtime":
@@ -86,7 +90,7 @@ class Runtime:
 
     def encode_text(self, text: str) -> NDArray[np.float32]:
         """[d], a unit vector. The cosine with a picture's `states["embedding"]` says how alike they are."""
-        return self._read(self._encode(text))["embedding"][0]
+        return self._read(self.encode(text))["embedding"][0]
 
     def similarity(self, seen: Seen, text: str) -> float:
         """The cosine of picture and text, -1..1."""
@@ -94,20 +98,28 @@ class Runtime:
 
     def match(self, seen: Seen, text: str) -> float:
         """The probability that picture and text belong together, 0..1, by the matching head."""
-        return float(_sigmoid(self._fuse(seen, self._encode(text))["odds"][0]))
+        return float(_sigmoid(self._fuse(seen, self.encode(text))["odds"][0]))
 
     def ground(self, seen: Seen, phrase: str, text: str | None = None) -> Grounding:
         """Where in the picture that is which `phrase` names.
 
         Args:
-            text: in which the phrase stands, at its first place; by default the phrase is the whole text.
+            text: in which the phrase stands in whole words, at its first place; by default the phrase is the whole text.
+
+        Raises `PictureError` where it does not, or stands beyond what the model reads of a text.
         """
-        text = phrase if text is None else text
-        start = text.find(phrase)
-        encoded = self._encode(text)
-        span = token_span(encoded, start, start + len(phrase)) if start >= 0 else None
+        start, stop = 0, len(phrase)
+        if text is not None:
+            # As in bitgen.questions: "man" is not looked for in "woman".
+            place = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) if phrase else None
+            if place is None:
+                raise PictureError(f"expected a phrase that stands in {text!r}, found {phrase!r}")
+            start, stop = place.span()
+        encoded = self.encode(phrase if text is None else text)
+        span = token_span(encoded, start, stop)
         if span is None:
-            raise PictureError(f"expected a phrase that stands in {text!r}, found {phrase!r}")
+            where = f"in the first {self.packed.facts.max_tokens} tokens of its text"
+            raise PictureError(f"expected a phrase with words {where}, found {phrase!r}")
         fused = self._fuse(seen, encoded)
         shares = np.zeros((1, 1, len(encoded.ids)), np.float32)
         shares[..., span[0] : span[1]] = 1 / (span[1] - span[0])
@@ -126,7 +138,9 @@ class Runtime:
         return self._tokenizer.decode(self.caption_ids(seen, max_tokens)).strip()
 
     def caption_ids(self, seen: Seen, max_tokens: int = 24) -> list[int]:
-        """GPT-2's ids of `caption`, without end-of-text."""
+        """GPT-2's ids of `caption`, without end-of-text. Raises `PictureError` for more than the decoder has places for."""
+        if not 0 <= max_tokens <= MAX_TOKENS:
+            raise PictureError(f"expected a caption of {MAX_TOKENS} tokens at most, found {max_tokens}")
         config = self.packed.facts.config
         dual = seen.states["dual"]
         context = self.run("decoder_start", {"dual": dual, "reading": np.zeros((1, config.width), np.float32)})
@@ -146,10 +160,14 @@ class Runtime:
             past = {f"past_{name}": array for name, array in outputs.items() if name != "logits"}
         return found if self.kept is None else self.kept[found].tolist()
 
-    def _encode(self, text: str) -> Encoded:
+    def encode(self, text: str) -> Encoded:
+        """A text as tokens, as many as the model reads of it. Raises `PictureError` where it has no words, or no UTF-8 form."""
         if not text.strip():
             raise PictureError(f"expected a text with words, found {text!r}")
-        return self._tokenizer.encode(text, self.packed.facts.max_tokens)
+        try:
+            return self._tokenizer.encode(text, self.packed.facts.max_tokens)
+        except TokenError as error:
+            raise PictureError(str(error)) from error
 
     def _read(self, text: Encoded) -> Arrays:
         rows = self.rows(np.array([text.ids]))
@@ -170,11 +188,17 @@ class Runtime:
 
 
 def sessions(folder: Path, threads: int = 0) -> Runner:
-    """ONNX Runtime on the graphs of a folder, each loaded when it is first run; its reports to its maker are off."""
+    """ONNX Runtime on the graphs of a folder, each loaded when it is first run; its reports to its maker are off.
+
+    Running raises `PackedError` for a graph that is missing, damaged, or over another packed file than the one beside it.
+    """
     # From 1.29 on it tells Microsoft of the process and of each model, on Linux too, unless this is set before it starts.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # here: the NumPy reference runs without it
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # pyright: ignore[reportAttributeAccessIssue]
 
+    # Each its own kind of Exception, with no base in common.
+    refused = tuple(each for each in vars(native).values() if isinstance(each, type) and issubclass(each, Exception))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -185,28 +209,49 @@ def sessions(folder: Path, threads: int = 0) -> Runner:
             path = folder / f"{part}.onnx"
             if not path.is_file():
                 raise PackedError(f"expected a graph, as bitgen-export --format onnx leaves it, found none: {path}")
-            opened[part] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            try:
+                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except refused as error:
+                raise PackedError(f"expected a graph that ONNX Runtime loads, found {error}: {path}") from error
+            of = session.get_modelmeta().custom_metadata_map.get(GRAPH_OF)  # exports of before have none
+            if of is not None and of != identity(read(folder)):
+                raise PackedError(f"expected a graph over the packed file beside it, found one over another: {path}")
+            opened[part] = session
         session = opened[part]
         names = [output.name for output in session.get_outputs()]
-        found: Sequence[Any] = session.run(names, dict(given))
+        try:
+            found: Sequence[Any] = session.run(names, dict(given))
+        except refused as error:
+            raise PackedError(f"expected {part} to run, found {error}: {folder}") from error
         return dict(zip(names, found, strict=True))
 
     return run
 
 
-def open_picture(picture: str | Path | Image.Image) -> Image.Image:
-    """Upright and RGB. Raises `PictureError` for what is no JPEG, PNG or WebP, is damaged or has too many pixels."""
+def open_picture(picture: str | Path | bytes | Image.Image, called: str = "") -> Image.Image:
+    """Upright and RGB.
+
+    Args:
+        picture: a file, its bytes, or what Pillow made of it.
+        called: what errors call it; by default its path.
+
+    Raises `PictureError` for what is no JPEG, PNG or WebP, is damaged or has too many pixels.
+    """
+    called = called or ("its bytes" if isinstance(picture, bytes) else str(picture))
     try:
-        opened = picture if isinstance(picture, Image.Image) else Image.open(picture, formats=FORMATS)
+        file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        opened = file if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS)
         if not 1 <= opened.width * opened.height <= MAX_PIXELS:
-            raise PictureError(f"expected 1 to {MAX_PIXELS} pixels, found {opened.width}x{opened.height}: {picture}")
+            raise PictureError(f"expected 1 to {MAX_PIXELS} pixels, found {opened.width}x{opened.height}: {called}")
         return to_rgb(ImageOps.exif_transpose(opened))
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"expected a JPEG, PNG or WebP picture, found none: {picture}") from error
+        raise PictureError(f"expected a JPEG, PNG or WebP picture, found none: {called}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, Image.DecompressionBombError) as error:
-        raise PictureError(f"expected a whole picture, found {error!r}: {picture}") from error
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise PictureError(f"expected a whole picture, found {error!r}: {called}") from error
 
 
 def squeezed(picture: Image.Image, side_px: int) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bitgen.pixels import MAX_PIXELS
+from bitgen.colours import MAX_PIXELS
 
 _DIRECTIVE = re.compile(r"[a-z][a-z-]*")
 TDM_RESERVATION = "tdm-reservation"

@@ -1,6 +1,7 @@
 """bitgen-export: a checkpoint in, a folder out that a runtime without torch reads."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,47 @@ def test_graphs_of_an_earlier_export_do_not_stay_beside_another_packed_file(worl
     assert main([*asked, "--format", "onnx"]) == 0
     assert main(asked) == 0
     assert {path.name for path in tmp_path.iterdir()} == {FILE, STATE}
+
+
+def test_an_export_that_fails_leaves_the_one_before_it(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [str(world / "runs/tiny"), "--out", str(tmp_path / "model"), "--format", "onnx"]
+    assert main(asked) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.jpg").write_bytes(b"no picture")
+    assert main([*asked, "--calibrate", str(tmp_path / "pictures")]) == 1
+    assert "left out: expected a JPEG, PNG or WebP picture, found none" in caplog.text
+    assert capsys.readouterr().err.endswith(f"found none that can be read: {tmp_path / 'pictures'}\n")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+def test_what_a_killed_export_left_is_no_part_of_the_next(world: Path, tmp_path: Path) -> None:
+    (tmp_path / ".export.tmp").mkdir()
+    (tmp_path / ".export.tmp/fusion.onnx").write_bytes(b"half")
+    assert main([str(world / "runs/tiny"), "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, STATE}
+
+
+def test_a_checkpoint_is_not_written_over(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "runs/tiny", tmp_path / "run")
+    (folder,) = (tmp_path / "run/checkpoints").iterdir()
+    before = (folder / FILE).read_bytes()
+    assert main([str(tmp_path / "run"), "--out", str(folder)]) == 1
+    assert f"expected a folder without another model, found {FILE} of a checkpoint" in capsys.readouterr().err
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_a_line_longer_than_any_text_of_the_model_counts_whole(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("snow " * 300 + "tram")
+    assert set(shared_tokenizer().ids(" tram")) <= set(tokens_of(tmp_path / "words.txt"))
+
+
+def test_a_corpus_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_bytes("Café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"expected a text a line in UTF-8, found .*words\.txt"):
+        tokens_of(tmp_path / "words.txt")
 
 
 def test_a_vocabulary_is_trimmed_to_the_lines_of_a_file(world: Path, tmp_path: Path) -> None:

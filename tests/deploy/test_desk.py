@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitgen.deploy.desk import MAX_NAME, Desk, in_words
+from bitgen.deploy.desk import Desk, in_words
 from bitgen.deploy.export import export_graphs
-from bitgen.deploy.memory import MemoryFileError, Recollection
+from bitgen.deploy.memory import MAX_NAME, MemoryFileError
 from bitgen.deploy.packed import PackedError
 from bitgen.deploy.runtime import PictureError, Seen
 from bitgen.deploy.serving import is_own
+from bitgen.recollection import Recollection
 from tests import packing
 from tests.runs import photo
 

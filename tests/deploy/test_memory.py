@@ -1,7 +1,9 @@
 """Names remembered by the packed model are recalled as `bitgen.recollections` recalls them, and kept in a file."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Literal
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from bitgen.deploy import unpack
-from bitgen.deploy.memory import Memory, MemoryFileError, load, save
+from bitgen.deploy.memory import MAX_BYTES, MAX_NAME, Memory, MemoryFileError, changed, load, save
 from bitgen.deploy.packed import Packed, read
 from bitgen.recollections import Recollections
 from tests import fakes, packing
@@ -101,3 +103,51 @@ def test_another_file_is_refused(packed: Packed, tmp_path: Path, changes: dict[s
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(MemoryFileError, match=message):
         load(path, packed)
+
+
+@pytest.mark.parametrize("name", ["", " \t", "x" * (MAX_NAME + 1)], ids=["none", "blank", "long"])
+def test_a_name_has_some_characters_and_not_too_many(packed: Packed, name: str) -> None:
+    memory = Memory(packed)
+    with pytest.raises(MemoryFileError, match=f"expected a name of 1 to {MAX_NAME} characters, found"):
+        memory.remember(np.ones((1, fakes.WIDTH)), name)
+    assert memory.written == {}
+
+
+def test_white_space_around_a_name_is_none_of_it(packed: Packed) -> None:
+    memory = Memory(packed)
+    memory.remember(np.ones((1, fakes.WIDTH)), " Rex\n")
+    assert list(memory.written) == ["Rex"]
+
+
+def test_no_name_gets_lost_when_many_are_remembered_at_once(packed: Packed, tmp_path: Path) -> None:
+    path, start = tmp_path / "names.json", Barrier(8)
+
+    def remember(name: str) -> None:
+        start.wait()
+        with changed(path, packed) as memory:
+            memory.remember(np.ones((1, fakes.WIDTH)), name)
+
+    names = [f"name {i}" for i in range(8)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(remember, names))
+    assert sorted(load(path, packed).written) == names
+
+
+def test_what_fails_changes_nothing_in_the_file(packed: Packed, tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+
+    def fail() -> None:
+        with changed(path, packed) as memory:
+            memory.remember(np.ones((1, fakes.WIDTH)), "Rex")
+            memory.forget("Tom")
+
+    with pytest.raises(MemoryFileError, match="found 'Tom'"):
+        fail()
+    assert not path.exists()
+
+
+def test_a_file_of_names_has_no_more_bytes_than_names_take(packed: Packed, tmp_path: Path) -> None:
+    with (tmp_path / "names.json").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # of zeros, which take no room
+    with pytest.raises(MemoryFileError, match=f"of {MAX_BYTES} bytes at most, found {MAX_BYTES + 1}"):
+        load(tmp_path / "names.json", packed)

@@ -170,6 +170,33 @@ def test_another_safetensors_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"image_px": 10**6}, {"image_px": "56"}, {"max_tokens": 257}, {"max_tokens": True}],
+    ids=str,
+)
+def test_sizes_that_no_model_has_are_refused(tmp_path: Path, file: Path, fields: dict[str, Any]) -> None:
+    (name,) = fields
+    with pytest.raises(PackedError, match=f"expected a whole {name} of 1 to"):
+        read(_with(file, tmp_path / FILE, **fields))
+
+
+@pytest.mark.parametrize("shape", [[2**32, 2**32], [-1, -4], [2.0, 2], ["4"]], ids=str)
+def test_a_shape_that_is_none_is_refused(tmp_path: Path, file: Path, shape: list[Any]) -> None:
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["none"] = {
+        "dtype": "U8",
+        "shape": shape,
+        "data_offsets": [0, 0 if len(shape) == 2 and 2**32 in shape else 4],
+    }
+    head = json.dumps(header).encode()
+    (tmp_path / FILE).write_bytes(len(head).to_bytes(8, "little") + head + content[8 + length :])
+    with pytest.raises(PackedError, match="of none"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 7, 100, -1])
 def test_a_file_that_is_cut_is_refused(tmp_path: Path, file: Path, kept: int) -> None:
     (tmp_path / FILE).write_bytes(file.read_bytes()[:kept])

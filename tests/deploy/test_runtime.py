@@ -1,6 +1,8 @@
 """What the runtime says of pictures is what `bitgen.BitGen` says of them, whether NumPy or ONNX Runtime computes it."""
 
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ from PIL import Image
 
 from bitgen.deploy import unpack
 from bitgen.deploy.export import export_graphs
-from bitgen.deploy.packed import FILE, PackedError, read
+from bitgen.deploy.pack import write
+from bitgen.deploy.packed import FILE, PackedError, identity, read
 from bitgen.deploy.reference import runner
 from bitgen.deploy.runtime import PictureError, Runtime, Seen, open_picture
+from bitgen.deploy.tower import calibrate, in_bytes
 from bitgen.predictor import BitGen
 from bitgen.tokens import EOT
 from tests import fakes, packing
@@ -117,7 +121,42 @@ def test_a_phrase_that_is_not_in_its_text_is_refused(world: World) -> None:
         world.numpy.ground(seen, "a dog", "snow")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", photo(1)[:-200]])
+def test_a_phrase_is_looked_for_in_whole_words(world: World) -> None:
+    text, picture = "a woman and a man", pictures()[0]
+    seen, expected = world.numpy.see(picture), world.torch.ground(picture, text, ["man"])
+    np.testing.assert_allclose(world.numpy.ground(seen, "man", text).heat, expected[0].heat.numpy(), rtol=0, atol=0.005)
+    with pytest.raises(PictureError, match="expected a phrase that stands in 'a woman', found 'man'"):
+        world.numpy.ground(seen, "man", "a woman")
+
+
+def test_a_phrase_beyond_what_is_read_of_a_text_is_refused(world: World) -> None:
+    text = "snow " * world.numpy.packed.facts.max_tokens + "dog"
+    with pytest.raises(
+        PictureError, match=r"expected a phrase with words in the first .* tokens of its text, found 'dog'"
+    ):
+        world.numpy.ground(Seen(pictures()[0], {}), "dog", text)
+
+
+def test_a_text_without_a_utf8_form_is_refused(world: World) -> None:
+    with pytest.raises(PictureError, match="expected a text with a UTF-8 form"):
+        world.numpy.encode_text("a \udcff")
+
+
+def test_a_caption_is_no_longer_than_the_decoder_can_say(world: World) -> None:
+    with pytest.raises(PictureError, match="expected a caption of 256 tokens at most, found 257"):
+        world.numpy.caption(Seen(pictures()[0], {}), max_tokens=257)
+
+
+@pytest.mark.parametrize("kept", [(257, 64, EOT), (64, 64, EOT), (64, 257, 258), (64, EOT)], ids=str)
+def test_kept_tokens_that_are_no_vocabulary_are_refused(world: World, kept: tuple[int, ...]) -> None:
+    packed = world.numpy.packed
+    facts = replace(packed.facts, config=replace(packed.facts.config, vocabulary=3))
+    tensors = {**packed.tensors, "text.token.kept": np.array(kept, np.uint16)}
+    with pytest.raises(PackedError, match="expected 3 kept tokens in order, end-of-text last"):
+        Runtime(replace(packed, facts=facts, tensors=tensors), runner(packed))
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", photo(1)[:-200], b"\x89PNG\r\n\x1a\n\0\0\0\2IHDR\0\0\0\0\0\0"])
 def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(PictureError, match=r"a\.jpg"):
@@ -128,3 +167,30 @@ def test_a_folder_without_graphs_is_refused(world: World, tmp_path: Path) -> Non
     (tmp_path / FILE).write_bytes((world.folder / FILE).read_bytes())
     with pytest.raises(PackedError, match="expected a graph, as bitgen-export --format onnx leaves it"):
         Runtime.open(tmp_path).see(pictures()[0])
+
+
+def test_a_damaged_graph_is_refused(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder, tmp_path / "model")
+    graph = tmp_path / "model/image_encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:3000])
+    with pytest.raises(PackedError, match=r"expected a graph that ONNX Runtime loads, found .*: .*image_encoder\.onnx"):
+        Runtime.open(tmp_path / "model").see(pictures()[0])
+
+
+def test_a_graph_over_the_file_of_another_model_is_refused(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder, tmp_path / "model")
+    packing.packed(tmp_path / "model", packing.model(seed=1, text_layers=3, fusion_layers=2))
+    with pytest.raises(PackedError, match=r"expected a graph over the packed file beside it, found one over another"):
+        Runtime.open(tmp_path / "model").see(pictures()[0])
+
+
+def test_a_file_of_the_same_model_with_other_ranges_is_another(tmp_path: Path) -> None:
+    found = []
+    for images in (1, 2):
+        packing.packed(tmp_path, packing.model())
+        fp16 = read(tmp_path)
+        shape = (images, 3, fakes.SIDE, fakes.SIDE)
+        noise = np.random.default_rng(images).integers(0, 256, shape, dtype=np.uint8)
+        write(tmp_path / FILE, *in_bytes(fp16, calibrate(fp16, [noise]), 8))
+        found.append(identity(read(tmp_path)))
+    assert found[0] != found[1]
