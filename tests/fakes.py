@@ -76,7 +76,7 @@ def objective(config: TrainConfig, seed: int = 0) -> Objective:
 
 def losses(**weights: Any) -> LossConfig:
     """Only the losses that are named."""
-    none = dict.fromkeys(("itc", "itm", "text", "grounding", "region", "memory_kl"), 0.0)
+    none = dict.fromkeys(("itc", "itm", "text", "grounding", "region", "words", "memory_kl"), 0.0)
     return LossConfig(**{**none, "queue": 8, "episode": 4, "episode_rows": 4, **weights})
 
 

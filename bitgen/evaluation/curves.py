@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, tuple[Chart, ...]] = {
         _one("focal", "Grounding, focal of the heat-map"),
         _one("dice", "Grounding, Dice of the heat-map"),
         _one("region", "Region-phrase contrast"),
+        _one("words", "Words of phrases, from their regions"),
     ),
     "Validation": (),
     "What a step gets right": (

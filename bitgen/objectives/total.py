@@ -21,6 +21,7 @@ from bitgen.objectives.matching import image_text_matching
 from bitgen.objectives.memory import random_halves, recall_episodes
 from bitgen.objectives.queue import FeatureQueue
 from bitgen.objectives.token_queue import TokenQueue
+from bitgen.objectives.words import RegionWords
 from bitgen.training.config import DataConfig, LossConfig
 from bitgen.training.distributed import rank, weighted_mean, world
 
@@ -63,6 +64,7 @@ class Objective(nn.Module):
         self.model = model
         self.config = config
         self.queue = FeatureQueue(config.queue, model.config.width)
+        self.words = RegionWords(model.vision.width, model.config.width) if config.words else None
         self.token_queue: TokenQueue | None = None
         if config.itm and config.itm_negatives == "queue":
             data = data or DataConfig()
@@ -77,7 +79,8 @@ class Objective(nn.Module):
         """
         config, model = self.config, self.model
         stored = batch.features
-        image = model.encode_image(batch.images) if stored is None else model.encode_patches(unpack(stored))
+        patches = model.vision(batch.images) if stored is None else unpack(stored)
+        image = model.encode_patches(patches)
         text = model.encode_text(batch.token_ids, batch.token_mask)
         scale = model.itc_temperature()
         parts: dict[str, Tensor] = {}
@@ -99,10 +102,12 @@ class Objective(nn.Module):
             )
         if config.text:
             parts |= self._captioning(image, text, batch, draws)
-        if config.grounding or config.region:  # also without a phrase: ranks must agree on what they compute
-            parts |= self._grounding(image, text, batch)
+        if (
+            config.grounding or config.region or config.words
+        ):  # also without a phrase: ranks must agree on what they compute
+            parts |= self._grounding(patches, image, text, batch)
         weights = {"itc": config.itc, "itm": config.itm, "text": config.text, "memory_kl": config.memory_kl}
-        weights |= {"grounding": config.grounding, "region": config.region}
+        weights |= {"grounding": config.grounding, "region": config.region, "words": config.words}
         total = sum((weights[name] * value for name, value in parts.items() if name in weights), torch.zeros(()))
         return {"loss": total, "temperature": 1 / scale.detach(), **parts}
 
@@ -135,7 +140,7 @@ class Objective(nn.Module):
             **{name: weighted_mean(value / count, count) for name, value in seen.items()},
         }
 
-    def _grounding(self, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
+    def _grounding(self, patches: Tensor, image: ImageStates, text: TextStates, batch: Batch) -> dict[str, Tensor]:
         phrases = batch.phrase_text.shape[0]
         side = round(image.dual.shape[1] ** 0.5)
         cover = phrase_coverage(batch.boxes, batch.box_phrase, phrases, side)
@@ -165,4 +170,9 @@ class Objective(nn.Module):
             loss, counts = region_contrast(image.dual, means, cover, target, batch.text_image[batch.phrase_text], scale)
             parts["region"] = weighted_mean(loss, counts.float())
             parts["region_temperature"] = 1 / scale.detach()
+        if self.words is not None:
+            phrase_image, embedding = batch.text_image[batch.phrase_text], self.model.text.token
+            texts = batch.token_ids, batch.token_mask, batch.phrase_text, batch.phrase_tokens
+            total, count = self.words(patches, cover, phrase_image, *texts, embedding)
+            parts["words"] = weighted_mean(total / count.clamp(min=1), count.float())
         return parts

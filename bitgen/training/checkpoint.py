@@ -2,7 +2,7 @@
 
 runs/<name>/config.json
 runs/<name>/checkpoints/step-00001200/model.safetensors     the model, what is published
-                                      trainer.safetensors   optimizer moments and queues
+                                      trainer.safetensors   optimizer moments, queues and what belongs to losses
                                       state.json            step, position, configuration, hold-out hash, versions
 runs/<name>/checkpoints/best, last                          the names of two of them, for whoever looks
 """
@@ -225,16 +225,17 @@ def load_weights(model: BitGen, folder: Path) -> None:
 
 
 def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder: Path) -> dict[str, Tensor]:
-    """Put the queues back, and the moments of every parameter that trains; returns the figures that `save` was given.
+    """Put queues, what belongs to a loss and the moments of every parameter that trains back; returns the figures that `save` was
+    given.
 
     Raises `CheckpointError` where something is missing, left over, or of another shape.
     """
     path = folder / TRAINER
     tensors = _read(path)
     figures = _take(tensors, "figure.")
-    for name, queue in _queues(objective).items():
+    for name, part in _own_parts(objective).items():
         try:
-            queue.load_state_dict(_take(tensors, f"{name}."))
+            part.load_state_dict(_take(tensors, f"{name}."))
         except RuntimeError as error:
             raise CheckpointError(f"expected the {name} of this run, found {error}: {path}") from error
     for name, parameter in objective.named_parameters():
@@ -249,10 +250,10 @@ def load_trainer(objective: Objective, optimizer: torch.optim.Optimizer, folder:
     return figures
 
 
-def _queues(objective: Objective) -> Mapping[str, nn.Module]:
-    """What the objective remembers of past steps, by the prefix of its tensors' names."""
-    tokens = objective.token_queue
-    return {"queue": objective.queue} | ({} if tokens is None else {"token_queue": tokens})
+def _own_parts(objective: Objective) -> Mapping[str, nn.Module]:
+    """What the objective has beside the model, by the prefix of its tensors' names."""
+    parts = {"queue": objective.queue, "token_queue": objective.token_queue, "words": objective.words}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -263,8 +264,8 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _trainer_tensors(objective: Objective, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {
         f"{prefix}.{name}": value
-        for prefix, queue in _queues(objective).items()
-        for name, value in queue.state_dict().items()
+        for prefix, part in _own_parts(objective).items()
+        for name, value in part.state_dict().items()
     }
     for name, parameter in objective.named_parameters():
         if parameter in optimizer.state:

@@ -153,6 +153,9 @@ class LossConfig:
     """Weight of 5 L1 + 2 (1 - GIoU) + focal + Dice."""
     region: float = 0.0
     """Weight of region-phrase contrast."""
+    words: float = 0.0
+    """Weight of the words of phrases, each told from its region and its neighbours. For towers that start from random weights,
+    which the other losses teach colours first and shapes last."""
     memory_kl: float = 0.1
     """Weight of the memory's divergence from its prior, per slot and width."""
     itm_negatives: Literal["batch", "queue"] = "batch"
@@ -232,7 +235,7 @@ class TrainConfig:
             _hold(width % vision.random_heads == 0, "model.vision.random_width", "a multiple of random_heads", width)
             _hold(data.image_px % patch == 0, "data.image_px", f"a multiple of the patch, {patch}", data.image_px)
         loss = self.loss
-        names = ("itc", "itm", "text", "grounding", "region")
+        names = ("itc", "itm", "text", "grounding", "region", "words")
         _hold(
             any(getattr(loss, name) for name in names), "loss", f"above 0 for one of {', '.join(names)}", "only zeros"
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-PARTS = ("itc", "itm", "text", "grounding", "region", "memory_kl")
+PARTS = ("itc", "itm", "text", "grounding", "region", "words", "memory_kl")
 """The losses whose weighted sum is `loss`, as the line shows them."""
 
 

@@ -60,7 +60,7 @@ def build_graphs(objective: Objective, config: TrainConfig, device: torch.device
 def captures(config: TrainConfig, device: torch.device) -> bool:
     """Whether a run's micro-steps are captured."""
     loss, run = config.loss, config.run
-    is_static = not (loss.grounding or loss.region)
+    is_static = not (loss.grounding or loss.region or loss.words)
     return run.graphs and device.type == "cuda" and world() == 1 and is_static and not run.recompute
 
 

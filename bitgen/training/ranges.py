@@ -52,6 +52,7 @@ RANGES: Mapping[str, str] = {
     "loss.text": "[0, inf)",
     "loss.grounding": "[0, inf)",
     "loss.region": "[0, inf)",
+    "loss.words": "[0, inf)",
     "loss.memory_kl": "[0, inf)",
     "loss.queue": "[0, inf)",
     "loss.label_smoothing": "[0, 1)",

@@ -178,6 +178,7 @@ FLAGS = """
 --loss.text
 --loss.grounding
 --loss.region
+--loss.words
 --loss.memory-kl
 --loss.itm-negatives
 --loss.queue

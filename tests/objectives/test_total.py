@@ -40,6 +40,7 @@ def _logits(objective: Objective, batch: Batch) -> Tensor:
         ({"text": 1.0}, {"text", "token_acc", "token_nats", "memory_kl", *MEMORY}),
         ({"grounding": 1.0}, {"l1", "giou", "focal", "dice", "earlier", "grounding", "grounding_acc50"}),
         ({"region": 1.0}, {"region", "region_temperature"}),
+        ({"words": 1.0}, {"words"}),
     ],
 )
 def test_a_loss_without_weight_is_not_computed(weights: dict[str, float], names: set[str]) -> None:
@@ -49,7 +50,7 @@ def test_a_loss_without_weight_is_not_computed(weights: dict[str, float], names:
 
 @torch.no_grad()
 def test_the_sum_is_weighted() -> None:
-    weights = {"itc": 0.3, "itm": 0.5, "text": 0.7, "grounding": 1.1, "region": 1.3, "memory_kl": 1.7}
+    weights = {"itc": 0.3, "itm": 0.5, "text": 0.7, "grounding": 1.1, "region": 1.3, "words": 1.5, "memory_kl": 1.7}
     parts = Objective(fakes.model(), fakes.losses(**weights))(fakes.fake_batch(), _draws())
     expected = sum(weight * float(parts[name]) for name, weight in weights.items())
     assert float(parts["loss"]) == pytest.approx(expected, rel=1e-6)
@@ -79,7 +80,7 @@ def test_a_phrase_is_found_where_its_box_overlaps_by_half(monkeypatch: pytest.Mo
 
 
 def test_only_losses_have_a_gradient() -> None:
-    weights = {"itc": 1.0, "itm": 1.0, "text": 1.0, "grounding": 1.0, "region": 1.0, "memory_kl": 1.0}
+    weights = {"itc": 1.0, "itm": 1.0, "text": 1.0, "grounding": 1.0, "region": 1.0, "words": 1.0, "memory_kl": 1.0}
     parts = Objective(fakes.model(), fakes.losses(**weights))(fakes.fake_batch(), _draws())
     losses = {"loss", *weights, "l1", "giou", "focal", "dice", "earlier"}
     assert {name for name, value in parts.items() if value.requires_grad} == losses
@@ -92,10 +93,10 @@ def test_the_temperature_is_reported() -> None:
 
 
 def test_a_batch_without_phrases_is_trained_on() -> None:
-    objective = Objective(fakes.model(), fakes.losses(itc=1.0, grounding=0.5, region=1.0))
+    objective = Objective(fakes.model(), fakes.losses(itc=1.0, grounding=0.5, region=1.0, words=1.0))
     parts = objective(fakes.fake_batch(phrases=0), _draws())
     parts["loss"].backward()
-    assert (parts["grounding"].item(), parts["region"].item()) == (0.0, 0.0)
+    assert [parts[name].item() for name in ("grounding", "region", "words")] == [0.0, 0.0, 0.0]
     assert objective.model.grounding.regression.grad is not None  # ranks with phrases must not wait for this one
 
 
@@ -150,11 +151,13 @@ def test_caption_loss_is_the_mean_over_tokens() -> None:
     assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["itc", "itm", "grounding", "region"])
+@pytest.mark.parametrize("name", ["itc", "itm", "grounding", "region", "words"])
 @torch.no_grad()
 def test_the_memory_is_empty_for(name: str) -> None:
     """Neither other addresses and another prior, nor other episodes and halves, change what this loss is."""
-    objective = Objective(fakes.model(), fakes.losses(itc=1.0, itm=1.0, text=1.0, grounding=1.0, region=1.0, queue=0))
+    objective = Objective(
+        fakes.model(), fakes.losses(itc=1.0, itm=1.0, text=1.0, grounding=1.0, region=1.0, words=1.0, queue=0)
+    )
     batch, draws = fakes.fake_batch(), _draws()
     before = objective(batch, draws)
     for parameter in objective.model.memory.parameters():

@@ -210,7 +210,7 @@ def test_no_evaluation_data_stands_in_a_mixture() -> None:
 
 
 def test_a_run_without_a_loss_is_refused() -> None:
-    with pytest.raises(ConfigError, match="loss to be above 0 for one of itc, itm, text, grounding, region"):
+    with pytest.raises(ConfigError, match="loss to be above 0 for one of itc, itm, text, grounding, region, words"):
         TrainConfig(loss=LossConfig(itc=0.0, itm=0.0, text=0.0))
 
 
