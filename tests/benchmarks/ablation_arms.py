@@ -57,6 +57,7 @@ ARMS: dict[str, Arm] = {
         fine=("--loss.episode-share", "0"),
     ),
     "no_region": Arm("no region-phrase contrast", fine=("--loss.region", "0"), coarse_of="base"),
+    "no_words": Arm("no words told from regions", fine=("--loss.words", "0"), coarse_of="base"),
     "lora_warmup": Arm(
         "adapters on a tower trained in another world, frozen for a fifth of the coarse phase",
         model=(*LORA, "--optim.lora-warmup-epochs", WARMUP_SHARE),

@@ -86,6 +86,9 @@ CLAIMS: dict[str, Claim] = {
     "region": Claim(
         "Region-phrase contrast makes grounding better", "base", "no_region", ("acc50", "mean_iou", "pointing")
     ),
+    "words": Claim(
+        "Words told from their regions make grounding and captions better", "base", "no_words", ("acc50", "caption_f1")
+    ),
     "other_losses": Claim(
         "Matching and captions beside it do not cost contrast", "coarse_only", "contrast_only", ALL[:2], as_good=True
     ),

@@ -68,6 +68,7 @@ def test_arms_differ_from_base_in_what_they_are_called_after():
     assert coarse["memory_off"].loss.episode_share == 0 < coarse["base"].loss.episode_share
     assert configured(stages("memory_off")["fine"]).loss.episode_share == 0
     assert configured(stages("no_region")["fine"]).loss.region == 0 < configured(stages("base")["fine"]).loss.region
+    assert configured(stages("no_words")["fine"]).loss.words == 0 < configured(stages("base")["fine"]).loss.words
     alone = {name: configured(stages(name)["coarse"]) for name in ("coarse_only", "coarse_queue", "contrast_only")}
     assert (alone["coarse_only"].loss.queue, alone["coarse_queue"].loss.queue) == (0, 4096)
     assert (alone["contrast_only"].loss.itm, alone["contrast_only"].loss.text) == (0, 0)
