@@ -79,26 +79,30 @@ def evaluate_attention(
     photographs: list[Tensor] = []
     of_others: list[Tensor] = []
     area, found, donors = list[Tensor](), list[Looked](), Donors(seed)
+
+    def swapped(batch: Batch, image: ImageStates, rows: TextRows, kept: Tensor) -> None:
+        """Where the heads look with the words of others."""
+        cover = _cover(batch, image)[kept]
+        of_others.append(batch.image_ids[batch.text_image[batch.phrase_text[kept]]])
+        for way, weights in phrase_attention(model, image, rows).items() if len(kept) else ():
+            parts.setdefault((way, "shuffled"), []).append(_within(weights, cover))
+
     for batch in batches:
         if not len(batch.phrase_text):
             continue
         image = encode(model, batch)
-        side = round(image.start.shape[1] ** 0.5)
-        cover = phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), side)
+        cover = _cover(batch, image)
         rows, shown_in = text_rows(batch), batch.image_ids[batch.text_image[batch.phrase_text]]
         seen = phrase_attention(model, image, rows)
-        swapped, kept = donors.swap(batch)
-        instead = phrase_attention(model, image, swapped) if len(kept) else {}
         for way, weights in seen.items():
-            figures = _figures(weights, cover)
-            if instead:
-                figures["shuffled"] = _within(instead[way], cover[kept])
-            for name, values in figures.items():
+            for name, values in _figures(weights, cover).items():
                 parts.setdefault((way, name), []).append(values)
         area.append(cover.mean(dim=1, keepdim=True))
         photographs.append(shown_in)
-        of_others.append(shown_in[kept])
         found += list(_looked(batch, rows, seen, shown - len(found)))
+        swapped(batch, image, *donors.swap(batch))
+    for batch, rows, kept in donors.rest():
+        swapped(batch, encode(model, batch), rows, kept)
     if not area:
         raise ValueError("expected one or more phrases to look for, found none")
     own, others = torch.cat(photographs), torch.cat(of_others)
@@ -186,6 +190,11 @@ def _figures(weights: Tensor, cover: Tensor) -> dict[str, Tensor]:
         "peak_in_box": hits.masked_fill(~weights.isfinite().all(dim=-1), torch.nan),
         "patches": torch.special.entr(weights).sum(dim=-1).exp(),
     }
+
+
+def _cover(batch: Batch, image: ImageStates) -> Tensor:
+    """[P, N] the share of every patch that a phrase's boxes cover."""
+    return phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), round(image.start.shape[1] ** 0.5))
 
 
 def _within(weights: Tensor, cover: Tensor) -> Tensor:

@@ -82,6 +82,9 @@ def evaluate_grounding(
         if len(kept):
             shuffled_asked.append(select(targets, kept))
             shuffled.append(answer(model, image, batch, others))
+    for batch, others, kept in donors.rest():
+        shuffled_asked.append(select(targets_of(batch), kept))
+        shuffled.append(answer(model, encode(model, batch), batch, others))
     if not asked:
         raise ValueError("expected one or more phrases to ground, found none")
     targets, answers = join_targets(asked), join_answers(answered)
