@@ -123,16 +123,24 @@ def vectors_table(sets: Sets) -> Table:
 
 
 def heads_table(sets: Sets) -> Table:
-    """The heads without which a loss rises most."""
+    """The heads without which a loss rises most, and under each its control, without as many channels at random."""
     lines: list[Line] = []
+    lesser: list[int] = []
     for label, found in sets:
         for each in found["heads"][:HEADS]:
-            rises = [figure(each["rise"][loss], "+.3f") if loss in each["rise"] else "" for loss in LOSSES]
             images = count(found["images"]) if "images" in found else ""
             row = (f"{label}: {each['way']}, head {each['head']}", images, share(each["importance"]))
             ends = [*ends_of(each, ["importance"]), *ends_of(each, LOSSES, _form("+.3f"))]
-            lines.append(((*row, *rises), [None, *ends]))
-    return _table(("without a head", "images", "rise, %", *LOSSES), lines)
+            lines.append(((*row, *_rises(each["rise"])), [None, *ends]))
+            if (control := found.get("random", {}).get(each["way"])) is not None:
+                lesser.append(len(lines))
+                ends = [None, None, *ends_of(control, LOSSES, _form("+.3f"))]
+                lines.append((("channels at random", "", "", *_rises(control)), ends))
+    return _table(("without a head", "images", "rise on the other half, %", *LOSSES), lines, lesser)
+
+
+def _rises(found: Mapping[str, Any]) -> list[str]:
+    return [figure(found[loss], "+.3f") if loss in found else "" for loss in LOSSES]
 
 
 def _table(header: tuple[str, ...], lines: Iterable[Line], lesser: Iterable[int] = ()) -> Table:

@@ -72,6 +72,12 @@ def test_attention_and_heads_have_a_line_each() -> None:
     first, rows = masked["heads"][0], heads_table([("a set", masked)]).rows
     assert rows[0][:3] == (f"a set: {first['way']}, head {first['head']}", "4", share(first["importance"]))
     assert [row[2] for row in rows[1:3]] == [share(end) for end in ends(first, "importance")]
+    random, shown = masked["random"][first["way"]], {"contrast": 3, "caption": 4, "grounding": 5}[first["loss"]]
+    assert rows[3][:3] == ("channels at random", "", "")
+    assert [row[shown] for row in rows[3:6]] == [
+        f"{each:+.3f}" for each in (random[first["loss"]], *ends(random, first["loss"]))
+    ]
+    assert heads_table([("a set", masked)]).lesser[:5] == (1, 2, 3, 4, 5)
     assert all(len(row) == len(table.header) for row in table.rows)
 
 
