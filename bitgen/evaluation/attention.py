@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgen.batch import Batch
-from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
+from bitgen.evaluation.bootstrap import RESAMPLES, halves, percentiles, resampled_means, stated
 from bitgen.evaluation.grounding import encode
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
 from bitgen.model.bitgen import BitGen, ImageStates
@@ -63,15 +63,19 @@ def evaluate_attention(
     Args:
         seed: of the words of other phrases, and of the intervals; resamples: of these.
 
-    Returns {"phrases", "shuffled_phrases", "area", "gates": {way: value}, "seed", "bootstrap": as `bootstrap.stated`,
-    "interval": {"area": [low, high]}, "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H], "patches": [H],
-    "interval": {"in_box": [H] of [low, high], ...}}}}, intervals by photograph, and the phrases to show:
+    Returns {"phrases", "shuffled_phrases", "told_phrases", "area", "gates": {way: value}, "seed", "bootstrap": as
+    `bootstrap.stated`, "interval": {"area": [low, high]}, "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H],
+    "patches": [H], "interval": {"in_box": [H] of [low, high], ...}, "best": {"head", "in_box", ..., "interval": {"in_box": [low,
+    high], ...}}}}}, intervals by photograph, and the phrases to show:
 
     in_box       the share of a head's attention that lies in the phrase's boxes, the mean over phrases
     area         the share of the image that the boxes cover: `in_box` of a head that looks everywhere alike (chance)
     shuffled     `in_box` with the words of another phrase of another image: a head that looks where things usually lie
     peak_in_box  the share of phrases whose most looked-at patch lies in their boxes, by half of its area or more
     patches      the number of patches that, looked at alike, are as evenly looked at (the exponential of the entropy), 1..N
+
+    best         the head of the greatest `in_box` on one half of the photographs (`bootstrap.halves`), and its figures on the
+                 other, where `told_phrases` are
 
     Where fusion is by concatenation, a way's weights are those on patches, over their sum. Raises `ValueError` without a phrase.
     """
@@ -107,14 +111,24 @@ def evaluate_attention(
         raise ValueError("expected one or more phrases to look for, found none")
     own, others = torch.cat(photographs), torch.cat(of_others)
     ways: dict[str, dict[str, Any]] = {}
-    for (way, name), several in parts.items():
-        into = ways.setdefault(way, {"interval": {}})
-        into[name], ends = _spread(torch.cat(several), others if name == "shuffled" else own, seed, resamples)
+    first, second = halves(own.numpy(), seed)
+    told = {"shuffled": np.isin(others.numpy(), own.numpy()[second])}
+    for (way, name), several in parts.items():  # "in_box" is a way's first
+        into = ways.setdefault(way, {"interval": {}, "best": {"interval": {}}})
+        values, ids = torch.cat(several), others if name == "shuffled" else own
+        into[name], ends = _spread(values, ids, seed, resamples)
         into["interval"] |= {name: ends} if ends else {}
+        if name == "in_box":
+            into["best"]["head"] = int(values[first].double().mean(dim=0).nan_to_num(-1.0).argmax())
+        best, rows = into["best"], told.get(name, second)
+        if rows.any():
+            (best[name],), ends = _spread(values[rows][:, [best["head"]]], ids[rows], seed, resamples)
+            best["interval"] |= {name: ends[0]} if ends else {}
     (mean_area,), ends = _spread(torch.cat(area), own, seed, resamples)
     gates = {way: layer.gate.item() for way, layer in _fused(model).items() if layer.gate is not None}
     return {
         "phrases": len(own),
+        "told_phrases": int(second.sum()),
         "shuffled_phrases": len(others),
         "area": mean_area,
         "interval": {"area": ends[0]} if ends else {},
