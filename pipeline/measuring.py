@@ -140,7 +140,7 @@ def _captioning(model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
         for name, each in scores.items():
             low_high = percentiles(figures(resampled_means(each.values, each.photographs, asked.seed, RESAMPLES)))
             into = found if name == MODEL else found["controls"][name]
-            into["interval"] = dict(zip(FIGURES, low_high.tolist(), strict=True))
+            into["interval"] = {**dict(zip(FIGURES, low_high.tolist(), strict=True)), **into.get("interval", {})}
         found["bootstrap"] = stated(own.photographs, asked.seed, RESAMPLES)
     values = {"rouge_l": own.values[:, -2], "cider_d": own.values[:, -1]}
     beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
