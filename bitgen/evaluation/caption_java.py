@@ -117,7 +117,7 @@ def _spice(references: Texts, sets: Sequence[Texts], seed: int, resamples: int) 
     for name in PARSER:
         if not (library / name).is_file():
             how = "python -m pycocoevalcap.spice.get_stanford_models fetches it"
-            raise JavaError(f"expected {name}, found none: {library} ({how})")
+            raise JavaError(f"expected {name} in the package pycocoevalcap, found none ({how})")
     from pycocoevalcap.spice.spice import Spice
 
     found = []
