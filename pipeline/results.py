@@ -204,7 +204,9 @@ def evaluate_split(
                 except NotFiniteError as error:
                     entry.setdefault("not_measured", {})[task] = str(error)
             datasets[name] = entry
-    figures = {task: {name: entry[task] for name, entry in datasets.items() if task in entry} for task in SCORED}
+    figures: dict[Task, dict[str, dict[str, Any]]] = {
+        task: {name: entry[task] for name, entry in datasets.items() if task in entry} for task in SCORED
+    }
     means = {task: over_sets(task, found, beside, choice.seed) for task, found in figures.items() if found}
     return {**means, "datasets": datasets}
 

@@ -111,8 +111,8 @@ def evaluate_attention(
         raise ValueError("expected one or more phrases to look for, found none")
     own, others = torch.cat(photographs), torch.cat(of_others)
     ways: dict[str, dict[str, Any]] = {}
-    first, second = halves(own.numpy(), seed)
-    told = {"shuffled": np.isin(others.numpy(), own.numpy()[second])}
+    first, second = (torch.from_numpy(half) for half in halves(own.numpy(), seed))
+    told = {"shuffled": torch.isin(others, own[second])}
     for (way, name), several in parts.items():  # "in_box" is a way's first
         into = ways.setdefault(way, {"interval": {}, "best": {"interval": {}}})
         values, ids = torch.cat(several), others if name == "shuffled" else own

@@ -78,10 +78,14 @@ def _meteor(references: Texts, sets: Sequence[Texts], seed: int, resamples: int)
 
     program = Meteor()  # reads its paraphrases for 10 s, so one for all sets
 
+    into, out = program.meteor_p.stdin, program.meteor_p.stdout
+    assert into is not None
+    assert out is not None
+
     def made_of(*lines: str) -> float:
-        program.meteor_p.stdin.write(f"EVAL ||| {' ||| '.join(lines)}\n".encode())
-        program.meteor_p.stdin.flush()
-        return [float(program.meteor_p.stdout.readline()) for _ in range(len(lines) + 1)][-1]  # of each, and of all
+        into.write(f"EVAL ||| {' ||| '.join(lines)}\n".encode())
+        into.flush()
+        return [float(out.readline()) for _ in range(len(lines) + 1)][-1]  # of each, and of all
 
     def made_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([[made_of(" ".join(map(str, line.tolist())))] for line in sums])

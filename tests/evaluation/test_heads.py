@@ -122,10 +122,10 @@ def without_one(model: BitGen, batches: list[Batch], name: str, head: int, loss:
         return whole, torch.cat([losses(model, *each, (loss,))[loss][0] for each in pairs])
 
 
-def images_of(batches: list[Batch], loss: str) -> NDArray[np.int64]:
+def images_of(batches: list[Batch], loss: str) -> Tensor:
     """The number of the image of each item of a loss."""
     each = [losses(opened(), batch, opened().vision(batch.images), (loss,))[loss][1] for batch in batches]
-    return torch.cat([rows + 4 * number for number, rows in enumerate(each)]).numpy()
+    return torch.cat([rows + 4 * number for number, rows in enumerate(each)])
 
 
 def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() -> None:
@@ -146,7 +146,7 @@ def test_heads_are_ordered_by_one_half_of_the_photographs_and_told_of_the_other(
     batches = [fakes.fake_batch(seed=seed, position=4 * seed) for seed in (0, 1)]
     found = evaluate_heads(model, batches, seed=2)
     ids = torch.cat([batch.image_ids for batch in batches]).numpy()
-    first, second = halves(ids, 2)
+    first, second = (torch.from_numpy(half) for half in halves(ids, 2))
     assert (first.sum(), second.sum()) == (4, 4)
     order = []
     for each in found["heads"]:
