@@ -20,11 +20,13 @@ from bitgen.evaluation.head_figures import head_figures
 from bitgen.evaluation.heads import AT_ONCE, IMAGES, evaluate_heads
 from bitgen.evaluation.items import Items
 from bitgen.evaluation.memory_figures import memory_figures
+from bitgen.evaluation.over_sets import ends, resampled_set_means, with_grounding_intervals, with_retrieval_intervals
 from bitgen.evaluation.page import Html
 from bitgen.evaluation.recall import LEAST, evaluate_memory
 from bitgen.evaluation.retrieval import evaluate_retrieval
 from bitgen.evaluation.scored import Scored
-from bitgen.evaluation.vectors import evaluate_vectors
+from bitgen.evaluation.tables import mean
+from bitgen.evaluation.vectors import MOST_POINTS, evaluate_vectors
 from bitgen.licences import may_leave
 from bitgen.model.bitgen import BitGen
 from pipeline.wholes import spaced
@@ -48,6 +50,8 @@ class Beside:
     looked: list[Looked] = field(default_factory=list)
     captions: dict[str, list[Captioned]] = field(default_factory=dict)
     """Of each set some, from the best to the worst."""
+    scores: dict[str, Scores] = field(default_factory=dict)
+    """Of each set all captions."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,12 @@ def _captioning(model: Scored, asked: Asked, beside: Beside) -> dict[str, Any]:
         seed=asked.seed,
         scores=scores,
     )
-    own = scores[MODEL]
+    own = beside.scores[asked.name] = scores[MODEL]
     if len(own.keys) > 1:
         for name, each in scores.items():
-            ends = percentiles(figures(resampled_means(each.values, each.photographs, asked.seed, RESAMPLES)))
+            low_high = percentiles(figures(resampled_means(each.values, each.photographs, asked.seed, RESAMPLES)))
             into = found if name == MODEL else found["controls"][name]
-            into["interval"] = dict(zip(FIGURES, ends.tolist(), strict=True))
+            into["interval"] = {**dict(zip(FIGURES, low_high.tolist(), strict=True)), **into.get("interval", {})}
         found["bootstrap"] = stated(own.photographs, asked.seed, RESAMPLES)
     values = {"rouge_l": own.values[:, -2], "cider_d": own.values[:, -1]}
     beside.items[asked.name, "captioning"] = Items(own.keys, own.photographs, values)
@@ -167,7 +171,7 @@ def _attention(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
 
 
 def _vectors(model: BitGen, asked: Asked, beside: Beside) -> dict[str, Any]:
-    found, drawn = evaluate_vectors(model, asked.batches(), asked.seed)
+    found, drawn = evaluate_vectors(model, asked.some(spaced(len(asked.index), MOST_POINTS), AT_ONCE), asked.seed)
     _keep(asked.name, drawn, beside)
     return found
 
@@ -192,6 +196,21 @@ _LOOKS: Mapping[Task, Callable[[BitGen, Asked, Beside], dict[str, Any]]] = {
     "vectors": _vectors,
 }
 """With `_SCORES` all tasks but `efficiency`, which asks nothing of a set."""
+
+
+def over_sets(task: Task, found: Mapping[str, Mapping[str, Any]], beside: Beside, seed: int) -> dict[str, Any]:
+    """The mean over sets, `found` by name, of a task of `SCORED`, with intervals (`bitgen.evaluation.over_sets`)."""
+    averaged = mean(list(found.values()))
+    if len(found) < 2:
+        return averaged
+    if task == "captioning":
+        scored = [(beside.scores[name].values, beside.scores[name].photographs) for name in found]
+        draws = resampled_set_means(scored, seed, RESAMPLES, figures)
+        return {**averaged, "interval": ends(draws, FIGURES)}
+    if task == "grounding":
+        return with_grounding_intervals(averaged, [beside.items[name, "grounding"] for name in found], seed)
+    t2i, i2t = ([beside.items[name, kind] for name in found] for kind in ("t2i", "i2t"))
+    return with_retrieval_intervals(averaged, t2i, i2t, seed)
 
 
 def split_tasks(tasks: Sequence[Task], split: str) -> list[Task]:

@@ -21,12 +21,12 @@ from bitgen.evaluation.grounding import FIT_TARGETS
 from bitgen.evaluation.page import TINY_IMAGES, size_warning
 from bitgen.evaluation.recall import LEAST
 from bitgen.evaluation.scored import Scored
-from bitgen.evaluation.tables import JAVA_FIGURES, mean
+from bitgen.evaluation.tables import JAVA_FIGURES
 from bitgen.model.bitgen import BitGen
 from bitgen.progress import progress
 from bitgen.training.config import TrainConfig
 from pipeline.coverage import NOT_COVERED, SAME_LISTS, notes_on
-from pipeline.measuring import SCORED, Asked, Beside, Task, measure, split_tasks, tasks_of
+from pipeline.measuring import SCORED, Asked, Beside, Task, measure, over_sets, split_tasks, tasks_of
 from pipeline.official import Official
 from pipeline.ready import Choice, Ready, prepare
 from pipeline.sets import Split
@@ -160,7 +160,7 @@ def evaluate_split(
     seen: NDArray[np.int64],
     beside: Beside,
 ) -> dict[str, Any]:
-    """{"datasets": {NAME: {task: figures, "samples", "evaluated"}}, task: their mean over sets}.
+    """{"datasets": {NAME: {task: figures, "samples", "evaluated"}}, task: their mean over sets, with intervals}.
 
     A task that has no figures because what the model gives are no numbers is under "not_measured", with the reason.
 
@@ -204,8 +204,11 @@ def evaluate_split(
                 except NotFiniteError as error:
                     entry.setdefault("not_measured", {})[task] = str(error)
             datasets[name] = entry
-    figures = {task: [entry[task] for entry in datasets.values() if task in entry] for task in SCORED}
-    return {**{task: mean(found) for task, found in figures.items() if found}, "datasets": datasets}
+    figures: dict[Task, dict[str, dict[str, Any]]] = {
+        task: {name: entry[task] for name, entry in datasets.items() if task in entry} for task in SCORED
+    }
+    means = {task: over_sets(task, found, beside, choice.seed) for task, found in figures.items() if found}
+    return {**means, "datasets": datasets}
 
 
 def train_caption(indexes: Mapping[str, ShardIndex]) -> str | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgen.batch import Batch
-from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
+from bitgen.evaluation.bootstrap import RESAMPLES, halves, percentiles, resampled_means, stated
 from bitgen.evaluation.grounding import encode
 from bitgen.evaluation.phrases import Donors, TextRows, split, text_rows
 from bitgen.model.bitgen import BitGen, ImageStates
@@ -63,9 +63,10 @@ def evaluate_attention(
     Args:
         seed: of the words of other phrases, and of the intervals; resamples: of these.
 
-    Returns {"phrases", "shuffled_phrases", "area", "gates": {way: value}, "seed", "bootstrap": as `bootstrap.stated`,
-    "interval": {"area": [low, high]}, "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H], "patches": [H],
-    "interval": {"in_box": [H] of [low, high], ...}}}}, intervals by photograph, and the phrases to show:
+    Returns {"phrases", "shuffled_phrases", "told_phrases", "area", "gates": {way: value}, "seed", "bootstrap": as
+    `bootstrap.stated`, "interval": {"area": [low, high]}, "ways": {way: {"in_box": [H], "shuffled": [H], "peak_in_box": [H],
+    "patches": [H], "interval": {"in_box": [H] of [low, high], ...}, "best": {"head", "in_box", ..., "interval": {"in_box": [low,
+    high], ...}}}}}, intervals by photograph, and the phrases to show:
 
     in_box       the share of a head's attention that lies in the phrase's boxes, the mean over phrases
     area         the share of the image that the boxes cover: `in_box` of a head that looks everywhere alike (chance)
@@ -73,44 +74,61 @@ def evaluate_attention(
     peak_in_box  the share of phrases whose most looked-at patch lies in their boxes, by half of its area or more
     patches      the number of patches that, looked at alike, are as evenly looked at (the exponential of the entropy), 1..N
 
+    best         the head of the greatest `in_box` on one half of the photographs (`bootstrap.halves`), and its figures on the
+                 other, where `told_phrases` are
+
     Where fusion is by concatenation, a way's weights are those on patches, over their sum. Raises `ValueError` without a phrase.
     """
     parts: dict[tuple[str, str], list[Tensor]] = {}
     photographs: list[Tensor] = []
     of_others: list[Tensor] = []
     area, found, donors = list[Tensor](), list[Looked](), Donors(seed)
+
+    def swapped(batch: Batch, image: ImageStates, rows: TextRows, kept: Tensor) -> None:
+        """Where the heads look with the words of others."""
+        cover = _cover(batch, image)[kept]
+        of_others.append(batch.image_ids[batch.text_image[batch.phrase_text[kept]]])
+        for way, weights in phrase_attention(model, image, rows).items() if len(kept) else ():
+            parts.setdefault((way, "shuffled"), []).append(_within(weights, cover))
+
     for batch in batches:
         if not len(batch.phrase_text):
             continue
         image = encode(model, batch)
-        side = round(image.start.shape[1] ** 0.5)
-        cover = phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), side)
+        cover = _cover(batch, image)
         rows, shown_in = text_rows(batch), batch.image_ids[batch.text_image[batch.phrase_text]]
         seen = phrase_attention(model, image, rows)
-        swapped, kept = donors.swap(batch)
-        instead = phrase_attention(model, image, swapped) if len(kept) else {}
         for way, weights in seen.items():
-            figures = _figures(weights, cover)
-            if instead:
-                figures["shuffled"] = _within(instead[way], cover[kept])
-            for name, values in figures.items():
+            for name, values in _figures(weights, cover).items():
                 parts.setdefault((way, name), []).append(values)
         area.append(cover.mean(dim=1, keepdim=True))
         photographs.append(shown_in)
-        of_others.append(shown_in[kept])
         found += list(_looked(batch, rows, seen, shown - len(found)))
+        swapped(batch, image, *donors.swap(batch))
+    for batch, rows, kept in donors.rest():
+        swapped(batch, encode(model, batch), rows, kept)
     if not area:
         raise ValueError("expected one or more phrases to look for, found none")
     own, others = torch.cat(photographs), torch.cat(of_others)
     ways: dict[str, dict[str, Any]] = {}
-    for (way, name), several in parts.items():
-        into = ways.setdefault(way, {"interval": {}})
-        into[name], ends = _spread(torch.cat(several), others if name == "shuffled" else own, seed, resamples)
+    first, second = (torch.from_numpy(half) for half in halves(own.numpy(), seed))
+    told = {"shuffled": torch.isin(others, own[second])}
+    for (way, name), several in parts.items():  # "in_box" is a way's first
+        into = ways.setdefault(way, {"interval": {}, "best": {"interval": {}}})
+        values, ids = torch.cat(several), others if name == "shuffled" else own
+        into[name], ends = _spread(values, ids, seed, resamples)
         into["interval"] |= {name: ends} if ends else {}
+        if name == "in_box":
+            into["best"]["head"] = int(values[first].double().mean(dim=0).nan_to_num(-1.0).argmax())
+        best, rows = into["best"], told.get(name, second)
+        if rows.any():
+            (best[name],), ends = _spread(values[rows][:, [best["head"]]], ids[rows], seed, resamples)
+            best["interval"] |= {name: ends[0]} if ends else {}
     (mean_area,), ends = _spread(torch.cat(area), own, seed, resamples)
     gates = {way: layer.gate.item() for way, layer in _fused(model).items() if layer.gate is not None}
     return {
         "phrases": len(own),
+        "told_phrases": int(second.sum()),
         "shuffled_phrases": len(others),
         "area": mean_area,
         "interval": {"area": ends[0]} if ends else {},
@@ -186,6 +204,11 @@ def _figures(weights: Tensor, cover: Tensor) -> dict[str, Tensor]:
         "peak_in_box": hits.masked_fill(~weights.isfinite().all(dim=-1), torch.nan),
         "patches": torch.special.entr(weights).sum(dim=-1).exp(),
     }
+
+
+def _cover(batch: Batch, image: ImageStates) -> Tensor:
+    """[P, N] the share of every patch that a phrase's boxes cover."""
+    return phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), round(image.start.shape[1] ** 0.5))
 
 
 def _within(weights: Tensor, cover: Tensor) -> Tensor:

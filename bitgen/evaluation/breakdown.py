@@ -16,7 +16,7 @@ from torch import Tensor
 from bitgen.batch import Batch
 from bitgen.evaluation.bootstrap import RESAMPLES, intervals
 from bitgen.evaluation.page import share
-from bitgen.evaluation.tables import SPLITS, Table, end_rows, ends_of
+from bitgen.evaluation.tables import CONTROLS, SPLITS, Table, end_rows, ends_of
 from bitgen.tokens import shared_tokenizer
 
 SIDES = frozenset({"left", "right", "leftmost", "rightmost", "lefthand", "righthand"})
@@ -63,6 +63,7 @@ def breakdown(
     photographs: Tensor | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    controls: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Accuracy over the phrases of each group of `GROUPS`, and how many those are; a group without any is left out.
 
@@ -71,9 +72,11 @@ def breakdown(
         targets: [P, 4], the merged boxes, corners in fractions of the image.
         box_phrase: [N] int64, the phrase of each box.
         photographs: [P], of intervals by photograph; without them there are none. seed, resamples: of these.
+        controls: by name, `hits` [P'] of a control, and the numbers [P'] of the phrases that it was asked for.
 
     Returns {"texts": T, "words": {"1": {"phrases": n, "acc50": 0..1, "interval": {"acc50": [low, high]}}, ...}, "left_right": ...,
-    "size": ..., "boxes": ...}. Phrases that lie beyond the token limit are in none of the groups: their words are not known here.
+    "size": ..., "boxes": ...}; with `controls` each group has "controls": {NAME: the same of the control}. Phrases that lie beyond
+    the token limit are in none of the groups: their words are not known here.
     """
     x0, y0, x1, y1 = targets.unbind(dim=1)
     areas = ((x1 - x0) * (y1 - y0)).tolist()
@@ -85,9 +88,17 @@ def breakdown(
         "boxes": [f"{n}" if n < 3 else "3+" for n in boxes],
     }
     ids = None if photographs is None else photographs.numpy()
-    return {"texts": said.texts} | {
-        by: _accuracies(hits.double().numpy(), of, GROUPS[by], ids, seed, resamples) for by, of in groups.items()
-    }
+    found: dict[str, Any] = {"texts": said.texts}
+    for by, of in groups.items():
+        group_of = np.array(of, dtype=str)
+        found[by] = _accuracies(hits.double().numpy(), group_of, GROUPS[by], ids, seed, resamples)
+        for name, (their_hits, rows) in (controls or {}).items():
+            own = rows.numpy()
+            their_ids = None if ids is None else ids[own]
+            theirs = _accuracies(their_hits.double().numpy(), group_of[own], GROUPS[by], their_ids, seed, resamples)
+            for group, accuracy in theirs.items():
+                found[by][group].setdefault("controls", {})[name] = accuracy
+    return found
 
 
 def words_in(phrase: str) -> int:
@@ -140,8 +151,8 @@ def check_measured(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> None
 
 
 def breakdown_table(results: Mapping[str, Any]) -> Table:
-    """Accuracies in percent by group, a line for every set of `results.json`; the ends of their intervals, and how many phrases,
-    stand under each."""
+    """Accuracies in percent by group, a line for every set of `results.json`; under each stand the ends of their intervals, the
+    controls, and how many phrases there are."""
     rows: list[tuple[str, ...]] = []
     lesser: list[int] = []
     for split, label in SPLITS.items():
@@ -151,9 +162,16 @@ def breakdown_table(results: Mapping[str, Any]) -> Table:
             cells = [parts[by].get(group) for by, groups in GROUPS.items() for group in groups]
             under = end_rows([ends_of(cell, ["acc50"])[0] if cell else None for cell in cells])
             rows.append((f"{label}: {name}", *(share(cell["acc50"]) if cell else "" for cell in cells)))
+            controls = [name for name in CONTROLS if any(name in (cell or {}).get("controls", {}) for cell in cells)]
+            under += [(CONTROLS[name], *(_control(cell, name) for cell in cells)) for name in controls]
             lesser += range(len(rows), len(rows) + len(under) + 1)
             rows += [*under, ("phrases", *(f"{cell['phrases']:,}" if cell else "0" for cell in cells))]
     return Table(("IoU ≥ 0.5, %", *_HEADER), tuple(rows), tuple(lesser))
+
+
+def _control(cell: Mapping[str, Any] | None, name: str) -> str:
+    found = (cell or {}).get("controls", {}).get(name)
+    return share(found["acc50"]) if found else ""
 
 
 def _by_words(phrase: str) -> str:
@@ -163,7 +181,7 @@ def _by_words(phrase: str) -> str:
 
 def _accuracies(
     hits: NDArray[np.float64],
-    of: Sequence[str],
+    of: NDArray[np.str_],
     groups: Sequence[str],
     photographs: NDArray[np.int64] | None,
     seed: int,
@@ -171,7 +189,7 @@ def _accuracies(
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for group in groups:
-        own = np.array([each == group for each in of], dtype=bool)
+        own = of == group
         if not own.any():
             continue
         found[group] = {"phrases": int(own.sum()), "acc50": float(hits[own].mean())}

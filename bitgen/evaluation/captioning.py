@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgen.batch import Batch
+from bitgen.evaluation.bootstrap import RESAMPLES
 from bitgen.evaluation.caption_java import JAVA, java_figures
 from bitgen.evaluation.caption_scores import TOKENISATION, Cider, Scores, Words, score, words
 from bitgen.evaluation.scored import Scored
@@ -64,9 +65,10 @@ def evaluate_captioning(
     length_penalty: float = 0.6,
     seed: int = 0,
     java: bool = True,
+    resamples: int = RESAMPLES,
     scores: dict[str, Scores] | None = None,
 ) -> dict:
-    """Captions every photograph of `batches`, and measures the captions as `measure` does, which see for the last four arguments.
+    """Captions every photograph of `batches`, and measures the captions as `measure` does, which see for the last five arguments.
 
     Args:
         references: for the rows of a `ShardIndex`, `lambda row: [text.text for text in index.record(row).texts]`.
@@ -77,7 +79,10 @@ def evaluate_captioning(
     """
     written = write(model, batches, references, max_tokens, beams, length_penalty)
     decoding = {"max_tokens": max_tokens, "beams": beams, "length_penalty": length_penalty}
-    return {**measure(written, constant=constant, seed=seed, java=java, scores=scores), "decoding": decoding}
+    return {
+        **measure(written, constant=constant, seed=seed, java=java, resamples=resamples, scores=scores),
+        "decoding": decoding,
+    }
 
 
 def measure(
@@ -86,6 +91,7 @@ def measure(
     constant: str | None = None,
     seed: int = 0,
     java: bool = True,
+    resamples: int = RESAMPLES,
     scores: dict[str, Scores] | None = None,
 ) -> dict:
     """BLEU-1 to BLEU-4 and ROUGE-L, 0..1, and CIDEr-D, 0..10, of the model's captions; the same for two controls.
@@ -93,8 +99,9 @@ def measure(
     Args:
         constant: the caption that is said of every image, as `constant_caption` finds it in training texts; without it, it is found
             in the references of the very set, and the result says so.
-        seed: of the shuffled captions.
-        java: whether METEOR and SPICE, 0..1, are tried too, which take seconds to minutes.
+        seed: of the shuffled captions, and of intervals.
+        java: whether METEOR and SPICE, 0..1, are tried too, which take seconds to minutes; resamples: of their "interval", which
+            those of the other figures join (`pipeline/measuring.py`, from `scores`).
         scores: gets the scores of every image, "model", "shuffled_captions", "constant_caption", for intervals.
 
     Returns {"bleu1", ..., "rouge_l", "cider_d"; where they can be had "meteor", "spice", else in "missing" why not; "images"
@@ -117,7 +124,9 @@ def measure(
     if scores is not None:
         scores.update(found)
     spoken = {name: [words(caption) for caption in captions] for name, captions in said.items()}
-    others, missing = java_figures(spoken, written.references) if java else ({}, dict.fromkeys(JAVA, NOT_ASKED))
+    others, missing = {}, dict.fromkeys(JAVA, NOT_ASKED)
+    if java:
+        others, missing = java_figures(spoken, written.references, seed, resamples)
     figures = {name: {**each.means(), **others.get(name, {})} for name, each in found.items()}
     controls = {CONSTANT: {**figures[CONSTANT], "caption": constant, "fitted_on": fitted_on}}
     if SHUFFLED in figures:

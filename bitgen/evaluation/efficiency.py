@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bitgen.evaluation.bootstrap import RESAMPLES, percentiles
 from bitgen.model.bitgen import BitGen, ImageStates, TextStates
 from bitgen.model.bitlinear import BitLinear, ternarised_once
 from bitgen.tokens import EOT
@@ -130,7 +132,8 @@ def flops(calls: Mapping[str, Callable[[], object]]) -> dict[str, int]:
 def latencies(
     calls: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """Of each call {"median_ms", "p90_ms", "repetitions", "warm_up"}; weights are ternarised once, before."""
+    """Of each call {"median_ms", "p90_ms", "repetitions", "warm_up", "interval": {"median_ms": [low, high], "p90_ms"}}; weights are
+    ternarised once, before. Intervals are of other repetitions in the same minute (`bootstrap.py`), empty of one."""
     found = {}
     with torch.no_grad(), ternarised_once():
         for name, call in calls.items():
@@ -140,8 +143,17 @@ def latencies(
                 "p90_ms": percentile(taken, 0.9),
                 "repetitions": repetitions,
                 "warm_up": WARM_UP,
+                "interval": latency_intervals(taken) if repetitions > 1 else {},
             }
     return found
+
+
+def latency_intervals(taken_ms: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, list[float]]:
+    """[low, high] of the median and of the 90% of latencies, repetitions drawn anew."""
+    drawn = np.sort(np.random.default_rng(seed).choice(taken_ms, (resamples, len(taken_ms))), axis=1)
+    slow = drawn[:, max(0, math.ceil(0.9 * len(taken_ms)) - 1)]
+    ends = percentiles(np.stack([np.median(drawn, axis=1), slow], axis=1))
+    return dict(zip(("median_ms", "p90_ms"), ends.tolist(), strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -18,8 +18,8 @@ _BYTES = {
     "on_disk": "checkpoint on disk",
     "fp32": "fp32",
     "fp16": "fp16",
-    "ternary_2": "ternary layers at 2 bits, the rest fp32",
-    "ternary_1_58": "ternary layers at 1.58 bits, the rest fp32",
+    "ternary_2": "ternary at 2 bits, rest fp32",
+    "ternary_1_58": "ternary at 1.58 bits, rest fp32",
 }
 
 

@@ -82,16 +82,27 @@ def evaluate_grounding(
         if len(kept):
             shuffled_asked.append(select(targets, kept))
             shuffled.append(answer(model, image, batch, others))
+    for batch, others, kept in donors.rest():
+        shuffled_asked.append(select(targets_of(batch), kept))
+        shuffled.append(answer(model, encode(model, batch), batch, others))
     if not asked:
         raise ValueError("expected one or more phrases to ground, found none")
     targets, answers = join_targets(asked), join_answers(answered)
     truncated = dropped.pop("span_truncated", 0)
-    controls = constant_controls(targets, train_targets, seed, resamples)
-    hits = aligned_overlap(answers.boxes, targets.merged) >= 0.5
+    constants = constant_answers(targets, train_targets)
+    every = torch.arange(len(targets.merged))
+    controls, by_group = dict[str, dict](), dict[str, tuple[Tensor, Tensor]]()
+    for name, (each, about) in constants.items():
+        controls[name] = {**measure(each, targets, 0, seed, resamples), **about}
+        by_group[name] = aligned_overlap(each.boxes, targets.merged) >= 0.5, every
     if shuffled:
-        found = measure(join_answers(shuffled), join_targets(shuffled_asked), 0, seed, resamples)
-        controls["shuffled_text"] = {**found, "seed": seed}
+        others, named = join_answers(shuffled), join_targets(shuffled_asked)
+        controls["shuffled_text"] = {**measure(others, named, 0, seed, resamples), "seed": seed}
+        number = {key: row for row, key in enumerate(targets.keys)}
+        rows = torch.tensor([number[key] for key in named.keys])
+        by_group["shuffled_text"] = aligned_overlap(others.boxes, named.merged) >= 0.5, rows
     own = scores(answers, targets, unasked=truncated)
+    hits = aligned_overlap(answers.boxes, targets.merged) >= 0.5
     if items is not None:
         items["grounding"] = own
     return {
@@ -100,20 +111,23 @@ def evaluate_grounding(
         "truncated": truncated,
         "dropped": dict(sorted(dropped.items())),
         "not_finite": int((~answers.finite).sum()),
-        "breakdown": breakdown(hits, targets.fractions, targets.box_phrase, said, targets.photographs, seed, resamples),
+        "breakdown": breakdown(
+            hits, targets.fractions, targets.box_phrase, said, targets.photographs, seed, resamples, by_group
+        ),
         "controls": controls,
     }
 
 
-def constant_controls(
-    targets: Targets, train_targets: Tensor | None, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, dict]:
-    """What one box for every phrase scores: the best constant one, and the whole image; its middle is the peak."""
+def constant_answers(
+    targets: Targets, train_targets: Tensor | None = None
+) -> dict[str, tuple[Answers, dict[str, object]]]:
+    """One box for every phrase, the best constant one and the whole image, its middle the peak; and what is to be said of it."""
     box = constant_box(targets.fractions if train_targets is None else train_targets)
     fitted_on = "this set" if train_targets is None else "train"
-    whole = box.new_tensor([0.0, 0.0, 1.0, 1.0])
-    constant, all_of_it = (measure(_repeat(each, targets), targets, 0, seed, resamples) for each in (box, whole))
-    return {"constant_box": {**constant, "box": box.tolist(), "fitted_on": fitted_on}, "whole_image": all_of_it}
+    return {
+        "constant_box": (_repeat(box, targets), {"box": box.tolist(), "fitted_on": fitted_on}),
+        "whole_image": (_repeat(box.new_tensor([0.0, 0.0, 1.0, 1.0]), targets), {}),
+    }
 
 
 def constant_box(targets: Tensor) -> Tensor:

@@ -3,6 +3,11 @@
 Source: Michel, Levy and Neubig, arXiv 1905.10650, section 3: the head's output is 0 before the layer's output projection. Here
 that projection normalises its input, so that the other heads of the layer are then up to √(H / (H - 1)) times as loud.
 
+Beside each way stands a control: as many channels as one head has, drawn at random from all of them. Where a head's mask raises a
+loss no more than that, it is the channels that count and not the head.
+
+Which heads matter most is chosen on one half of the photographs and told of the other: the greatest of many rises is too great.
+
 Ways, each with heads: `image I` and `text I`, the self-attention of both sides; `image I to text` and `text I to image`, the
 cross-attention of fused layers; `decoder I` and `decoder I to image`; `grounding I`. I counts from 0, over fused text layers and
 those before them alike.
@@ -12,19 +17,19 @@ Axes: B images, H heads, C channels of a head, P images, tokens or phrases.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitgen.batch import Batch
 from bitgen.boxes import enclose
-from bitgen.evaluation.bootstrap import RESAMPLES, percentiles, resampled_means, stated
+from bitgen.evaluation.bootstrap import RESAMPLES, halves, stated
 from bitgen.evaluation.phrases import text_rows
+from bitgen.evaluation.rises import Rise, Rises
 from bitgen.features import unpack
 from bitgen.model.bitgen import BitGen
 from bitgen.model.bitlinear import ternarised_once
@@ -32,14 +37,17 @@ from bitgen.model.decoder import DecoderLayer
 from bitgen.model.fusion import Attention, Layer
 from bitgen.objectives.contrastive import contrast
 from bitgen.objectives.grounding import grounding_losses, phrase_coverage
+from bitgen.progress import progress
 
 LOSSES = ("contrast", "caption", "grounding")
 IMAGES, AT_ONCE = 128, 64
 """Of a set, evenly spaced, and of a batch, whatever other tasks take at a time."""
 _TOKENS = 166
 """Whose logits live at one time: 32 MB at 50,257 classes."""
-_LEAST = 1e-12
-"""Instead of a loss of 0, where something is divided by it."""
+
+
+ALL, RANDOM = "all", "random"
+"""What may be masked in place of a head: all heads of a way, and as many channels as one has, at random."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,23 @@ def ways(model: BitGen) -> dict[str, Way]:
     return found
 
 
-@contextmanager
-def without_heads(attention: Attention, heads: Sequence[int]) -> Iterator[None]:
+def without_heads(attention: Attention, heads: Sequence[int]) -> AbstractContextManager[None]:
     """Within it, what these heads of a layer make is 0. The layer is as before afterwards, whatever happens."""
     width = attention.output.in_width // attention.heads
+    return _without(attention, [head * width + channel for head in heads for channel in range(width)])
 
+
+def without_channels(attention: Attention, seed: int) -> AbstractContextManager[None]:
+    """Likewise for as many channels as one head has, at random over all heads."""
+    order = torch.randperm(attention.output.in_width, generator=torch.Generator().manual_seed(seed))
+    return _without(attention, order[: attention.output.in_width // attention.heads].tolist())
+
+
+@contextmanager
+def _without(attention: Attention, channels: list[int]) -> Iterator[None]:
     def mask(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
         mixed = given[0].clone()
-        for head in heads:
-            mixed[..., head * width : (head + 1) * width] = 0
+        mixed[..., channels] = 0
         return (mixed,)
 
     handle = attention.output.register_forward_pre_hook(mask)
@@ -102,95 +118,82 @@ def evaluate_heads(
     between batches of one size alone, `AT_ONCE`.
 
     Args:
-        seed: of the intervals; resamples: likewise.
+        seed: of the halves, of the channels and of the intervals; resamples: of these.
 
     Returns {"base": {loss: mean}, "counts": {"contrast": images, "caption": tokens, "grounding": phrases}, "images", "batch" (the
     images of the largest batch), "bootstrap": as `bootstrap.stated`, "heads": [{"way", "head" (from 0), "rise": {loss: its rise},
-    "importance", "interval": {loss: [low, high] of its rise, "importance": ...}}], the most important first, "ways": {way: {loss:
-    its rise without all heads, "interval"}}}, where `importance` is the greatest of a head's rises, each over its loss; NaN, and
-    last, where one of them is not finite. Intervals are by photograph, the others of its batch as they are. Raises `ValueError`
+    "loss", "importance", "interval": {loss: [low, high] of its rise, "importance": ...}}], "ways": {way: {loss: its rise without
+    all heads, "interval"}}, "random": {way: {loss: its rise without channels at random, "interval"}}}.
+
+    A head's "loss" is the one that rises most, over itself, on the first half of the photographs (`bootstrap.halves`), by which
+    heads are ordered; its "importance" is that loss's rise over itself on the second half; NaN, and last, where a rise is not
+    finite. All else is of all photographs. Intervals are by photograph, the others of its batch as they are. Raises `ValueError`
     without a batch.
     """
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, Rises] = {}
     known, photographs, largest = ways(model), list[Tensor](), 0
     for batch in batches:
         patches = _patches(model, batch)
         for loss, (values, rows) in losses(model, batch, patches, LOSSES).items():
-            into = seen.setdefault(loss, _Seen())
+            into = seen.setdefault(loss, Rises())
             into.photographs.append(batch.image_ids[rows])
             into.add(None, values)
-        for name, way in known.items():
-            masks = [(head, [head]) for head in range(way.attention.heads)]
-            for head, hidden in (*masks, (None, list(range(way.attention.heads)))):
-                with without_heads(way.attention, hidden):
-                    for loss, (values, _) in losses(model, batch, patches, way.losses).items():
-                        seen[loss].add((name, head), values)
+        with progress("heads masked", sum(way.attention.heads + 2 for way in known.values()), "masks") as counter:
+            for name, way in known.items():
+                for head, without in _masks(way.attention, seed).items():
+                    with without:
+                        for loss, (values, _) in losses(model, batch, patches, way.losses).items():
+                            seen[loss].add((name, head), values)
+                    counter.update(1)
         photographs.append(batch.image_ids)
         largest = max(largest, len(batch.keys))
     if not photographs:
         raise ValueError("expected one or more batches to mask heads on, found none")
-    rises = {loss: each.rises(seed, resamples) for loss, each in seen.items()}
-    heads, all_of = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+    ids = torch.cat(photographs).numpy()
+    rises = {loss: each.rises(seed, resamples, ids) for loss, each in seen.items()}
+    parts = [ids[half] for half in halves(ids, seed)]
+    if not all(each.has(part) for each in seen.values() for part in parts):
+        parts = [ids, ids]
+    first = {loss: each.rises(seed, 0, parts[0]) for loss, each in seen.items()}
+    second = {loss: each.rises(seed, resamples, parts[1]) for loss, each in seen.items()}
+
+    def of_all(name: str, head: int | str) -> dict[str, Any]:
+        own = {loss: found[name, head] for loss, found in rises.items() if (name, head) in found}
+        ends = {loss: each.ends for loss, each in own.items() if each.ends}
+        return {**{loss: each.mean for loss, each in own.items()}, "interval": ends}
+
+    heads = list[tuple[float, dict[str, Any]]]()
     for name, way in known.items():
-        for head in (*range(way.attention.heads), None):
-            own = {loss: found[name, head] for loss, found in rises.items() if (name, head) in found}
-            rise = {loss: each.mean for loss, each in own.items()}
-            interval = {loss: each.ends for loss, each in own.items() if each.ends}
-            if head is None:
-                all_of[name] = {**rise, "interval": interval}
-                continue
-            most = max(own.values(), key=lambda each: each.share, default=Rise(0.0, [], 0.0, []))
-            importance = most.share if all(map(math.isfinite, rise.values())) else math.nan
-            if most.share_ends and math.isfinite(importance):
-                interval["importance"] = most.share_ends
-            heads.append({"way": name, "head": head, "rise": rise, "importance": importance, "interval": interval})
-    heads.sort(key=lambda each: -each["importance"] if math.isfinite(each["importance"]) else math.inf)
-    ids = torch.cat(photographs)
+        for head in range(way.attention.heads):
+            rise = of_all(name, head)
+            interval = rise.pop("interval")
+            shares = {loss: first[loss][name, head].share for loss in rise}
+            most = max(shares, key=lambda loss: shares[loss], default="")
+            is_finite = all(map(math.isfinite, (*rise.values(), *shares.values())))
+            told = second[most][name, head] if most else Rise(0.0, [], 0.0, [])
+            if is_finite and told.share_ends:
+                interval["importance"] = told.share_ends
+            importance = told.share if is_finite else math.nan
+            entry = {"way": name, "head": head, "rise": rise, "loss": most, "importance": importance}
+            heads.append((shares.get(most, 0.0) if is_finite else -math.inf, {**entry, "interval": interval}))
+    heads.sort(key=lambda each: -each[0])
     return {
         "base": {loss: float(torch.cat(each.values[None]).mean()) for loss, each in seen.items()},
         "counts": {loss: sum(map(len, each.photographs)) for loss, each in seen.items()},
         "images": len(ids),
         "batch": largest,
-        "bootstrap": stated(ids.numpy(), seed, resamples),
-        "heads": heads,
-        "ways": all_of,
+        "bootstrap": stated(ids, seed, resamples),
+        "heads": [entry for _, entry in heads],
+        "ways": {name: of_all(name, ALL) for name in known},
+        "random": {name: of_all(name, RANDOM) for name in known},
     }
 
 
-@dataclass(frozen=True)
-class Rise:
-    """Of a loss without a head, and over the loss; with the ends of their intervals, empty of a single photograph."""
-
-    mean: float
-    ends: list[float]
-    share: float
-    share_ends: list[float]
-
-
-class _Seen:
-    """What a loss was of each of P images, tokens or phrases, with all heads (None) and without some."""
-
-    def __init__(self) -> None:
-        self.photographs: list[Tensor] = []
-        """[P] in parts."""
-        self.values: dict[tuple[str, int | None] | None, list[Tensor]] = {}
-        """[P] in parts, float64."""
-
-    def add(self, masked: tuple[str, int | None] | None, values: Tensor) -> None:
-        self.values.setdefault(masked, []).append(values.double().cpu())
-
-    def rises(self, seed: int, resamples: int) -> dict[tuple[str, int | None] | None, Rise]:
-        columns = torch.stack([torch.cat(each) for each in self.values.values()], dim=1).numpy()
-        groups = torch.cat(self.photographs).numpy()
-        whole = columns[:, 0].mean()
-        means = (columns - columns[:, :1]).mean(axis=0)
-        ends = shares = np.empty((columns.shape[1], 0))
-        if len(np.unique(groups)) > 1:
-            draws = resampled_means(columns, groups, seed, resamples)
-            apart = draws - draws[:, :1]
-            ends, shares = percentiles(apart), percentiles(apart / draws[:, :1].clip(min=_LEAST))
-        parts = zip(means.tolist(), ends.tolist(), (means / max(whole, _LEAST)).tolist(), shares.tolist(), strict=True)
-        return {masked: Rise(*each) for masked, each in zip(self.values, parts, strict=True)}
+def _masks(attention: Attention, seed: int) -> dict[int | str, AbstractContextManager[None]]:
+    """One for each head, for all at once, and for channels at random."""
+    every = range(attention.heads)
+    single: dict[int | str, AbstractContextManager[None]] = {head: without_heads(attention, [head]) for head in every}
+    return single | {ALL: without_heads(attention, every), RANDOM: without_channels(attention, seed)}
 
 
 @torch.inference_mode()

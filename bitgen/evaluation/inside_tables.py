@@ -18,6 +18,7 @@ HEADS = 10
 _READ = ("held_out_key", "written_key", "nearest_key", "empty", "shuffled")
 _TOLD = ("auc", "evidence", "nearest_key")
 _NAMED = ("recall", "reading", "cache", "nearest", "empty", "shuffled")
+_TIMES = ("median_ms", "p90_ms")
 _LOOKED = ("in_box", "shuffled", "peak_in_box", "patches")
 
 
@@ -78,19 +79,17 @@ def forgetting_table(sets: Sets) -> Table:
 
 
 def attention_table(sets: Sets) -> Table:
-    """How much of the attention of the best head of each way lies in a phrase's boxes, and with another phrase's words."""
+    """How much of the attention of the best head of each way lies in a phrase's boxes, and with another phrase's words; the best
+    is chosen on one half of the photographs, and this is of the other."""
     lines: list[Line] = []
     lesser: list[int] = []
     for label, found in sets:
         for way, figures in found["ways"].items():
-            best = max(range(len(figures["in_box"])), key=lambda head: figures["in_box"][head] or 0)
-            # Of each figure the best head's; there is no "shuffled" of a set of one image.
-            own = {name: each[best] for name, each in figures.items() if name in _LOOKED}
-            own["interval"] = {name: each[best] for name, each in figures.get("interval", {}).items()}
+            own = figures["best"]  # there is no "shuffled" of a set of one image
             shares = [share(own[name]) if name in own else "" for name in _LOOKED[:3]]
             row = (
-                f"{label}: {way}, head {best}",
-                count(found["phrases"]),
+                f"{label}: {way}, head {own['head']}",
+                count(found["told_phrases"]),
                 *shares,
                 figure(own["patches"], ".1f"),
             )
@@ -99,7 +98,7 @@ def attention_table(sets: Sets) -> Table:
         lesser.append(len(lines))
         lines.append((("everywhere alike", "", share(found["area"]), "", "", ""), [None, *ends_of(found, ["area"])]))
     header = (
-        "attention, best heads",
+        "attention, heads that are best on the other half",
         "phrases",
         "in the boxes, %",
         "with other words, %",
@@ -123,16 +122,24 @@ def vectors_table(sets: Sets) -> Table:
 
 
 def heads_table(sets: Sets) -> Table:
-    """The heads without which a loss rises most."""
+    """The heads without which a loss rises most, and under each its control, without as many channels at random."""
     lines: list[Line] = []
+    lesser: list[int] = []
     for label, found in sets:
         for each in found["heads"][:HEADS]:
-            rises = [figure(each["rise"][loss], "+.3f") if loss in each["rise"] else "" for loss in LOSSES]
             images = count(found["images"]) if "images" in found else ""
             row = (f"{label}: {each['way']}, head {each['head']}", images, share(each["importance"]))
             ends = [*ends_of(each, ["importance"]), *ends_of(each, LOSSES, _form("+.3f"))]
-            lines.append(((*row, *rises), [None, *ends]))
-    return _table(("without a head", "images", "rise, %", *LOSSES), lines)
+            lines.append(((*row, *_rises(each["rise"])), [None, *ends]))
+            if (control := found.get("random", {}).get(each["way"])) is not None:
+                lesser.append(len(lines))
+                ends = [None, None, *ends_of(control, LOSSES, _form("+.3f"))]
+                lines.append((("channels at random", "", "", *_rises(control)), ends))
+    return _table(("without a head", "images", "rise on the other half, %", *LOSSES), lines, lesser)
+
+
+def _rises(found: Mapping[str, Any]) -> list[str]:
+    return [figure(found[loss], "+.3f") if loss in found else "" for loss in LOSSES]
 
 
 def _table(header: tuple[str, ...], lines: Iterable[Line], lesser: Iterable[int] = ()) -> Table:
@@ -152,18 +159,14 @@ def _form(form: str) -> Callable[[float | None], str]:
 
 
 def efficiency_table(found: Mapping[str, Any]) -> Table:
-    """Operations and latencies of one image and one text."""
-    rows = [
-        (
-            name,
-            count(found["flops"][part]),
-            f"{found['latency'][part]['median_ms']:.2f}",
-            f"{found['latency'][part]['p90_ms']:.2f}",
-            count(found["latency"][part]["repetitions"]),
-        )
-        for part, name in PARTS.items()
-    ]
-    return Table(("at batch 1", "operations", "median, ms", "90%, ms", "repetitions"), tuple(rows), ())
+    """Operations and latencies of one image and one text; the ends of intervals of the latencies stand under each."""
+    lines: list[Line] = []
+    for part, name in PARTS.items():
+        latency = found["latency"][part]
+        times = [figure(latency[each], ".2f") for each in _TIMES]
+        row = (name, count(found["flops"][part]), *times, count(latency["repetitions"]))
+        lines.append((row, [None, *ends_of(latency, _TIMES, _form(".2f")), None]))
+    return _table(("at batch 1", "operations", "median, ms", "90%, ms", "repetitions"), lines)
 
 
 def size_table(found: Mapping[str, Any]) -> Table:

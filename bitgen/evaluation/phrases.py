@@ -4,7 +4,8 @@ Axes: T texts, L tokens, P phrases.
 """
 
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from bitgen.tokens import EOT
 
 DRAWS = 32
 """Random draws before all candidates are looked through in order."""
+KEPT = 4096
+"""Phrases that may give their words to later ones, about 2 MB."""
 
 
 @dataclass(frozen=True)
@@ -81,44 +84,45 @@ class Donor:
 
 
 class Donors:
-    """Gives every phrase the words of another phrase of another image, from this batch or the one before.
+    """Gives every phrase the words of another phrase of another image, one of the `KEPT` that came before it in the set.
 
-    Other words are preferred ("the dog" of another image says the same thing); where every other image has the same
-    words, those are taken; where there is no other image, the phrase is left out. The draw depends on the seed and on
-    the batches that came before, so equal batches give equal texts.
+    Other words are preferred ("the dog" of another image says the same thing); where every other image has the same words, those
+    are taken. Phrases that no other image came before, those of the first one, wait for the end, and then take of the last ones;
+    where there is no other image, they are left out. The draw depends on the seed and on the order of the phrases, not on how many
+    images are in a batch.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._before: list[Donor] = []
+        self._before: deque[Donor] = deque(maxlen=KEPT)
+        self._waiting: list[tuple[Batch, list[int]]] = []
 
     def swap(self, batch: Batch) -> tuple[TextRows, Tensor]:
         """One text a phrase, for the phrases that have a donor, and the numbers [P'] of those phrases, ascending."""
-        own = _donors(batch)
-        pool = own + self._before
-        self._before = own
-        chosen = [(number, self._pick(phrase, pool)) for number, phrase in enumerate(own)]
-        found = [(number, donor) for number, donor in chosen if donor is not None]
-        phrases = torch.tensor([number for number, _ in found], dtype=torch.int64)
-        length = max((len(donor.tokens) for _, donor in found), default=0)
-        token_ids = torch.full((len(found), length), EOT)
-        token_mask = torch.zeros(len(found), length, dtype=torch.bool)
-        for row, (_, donor) in enumerate(found):
-            token_ids[row, : len(donor.tokens)] = torch.tensor(donor.tokens)
-            token_mask[row, : len(donor.tokens)] = True
-        rows = TextRows(
-            token_ids=token_ids,
-            token_mask=token_mask,
-            text_image=batch.text_image[batch.phrase_text[phrases]],
-            phrase_text=torch.arange(len(found)),
-            phrase_slot=torch.zeros(len(found), dtype=torch.int64),
-            phrase_tokens=torch.tensor([donor.span for _, donor in found], dtype=torch.int64).reshape(-1, 2),
-            max_slots=1,
-        )
-        return rows, phrases
+        found: list[tuple[int, Donor]] = []
+        waiting: list[int] = []
+        for number, phrase in enumerate(_donors(batch)):
+            donor = self._pick(phrase)
+            if donor is None:
+                waiting.append(number)
+            else:
+                found.append((number, donor))
+            self._before.append(phrase)
+        if waiting:
+            self._waiting.append((batch, waiting))
+        return _rows(batch, found)
 
-    def _pick(self, phrase: Donor, pool: list[Donor]) -> Donor | None:
-        for _ in range(DRAWS):
+    def rest(self) -> Iterator[tuple[Batch, TextRows, Tensor]]:
+        """After the last batch, those whose phrases wait: each batch, and as from `swap` what they get."""
+        for batch, numbers in self._waiting:
+            own = _donors(batch)
+            picked = [(number, self._pick(own[number])) for number in numbers]
+            if found := [(number, donor) for number, donor in picked if donor is not None]:
+                yield batch, *_rows(batch, found)
+
+    def _pick(self, phrase: Donor) -> Donor | None:
+        pool = self._before
+        for _ in range(DRAWS if pool else 0):
             donor = pool[self._random.randrange(len(pool))]
             if donor.image_id != phrase.image_id and donor.words != phrase.words:
                 return donor
@@ -126,6 +130,27 @@ class Donors:
         different = [donor for donor in others if donor.words != phrase.words]
         candidates = different or others
         return candidates[self._random.randrange(len(candidates))] if candidates else None
+
+
+def _rows(batch: Batch, found: Sequence[tuple[int, Donor]]) -> tuple[TextRows, Tensor]:
+    """A text for each phrase of `batch`, by its number, with its donor's words; and the numbers."""
+    phrases = torch.tensor([number for number, _ in found], dtype=torch.int64)
+    length = max((len(donor.tokens) for _, donor in found), default=0)
+    token_ids = torch.full((len(found), length), EOT)
+    token_mask = torch.zeros(len(found), length, dtype=torch.bool)
+    for row, (_, donor) in enumerate(found):
+        token_ids[row, : len(donor.tokens)] = torch.tensor(donor.tokens)
+        token_mask[row, : len(donor.tokens)] = True
+    rows = TextRows(
+        token_ids=token_ids,
+        token_mask=token_mask,
+        text_image=batch.text_image[batch.phrase_text[phrases]],
+        phrase_text=torch.arange(len(found)),
+        phrase_slot=torch.zeros(len(found), dtype=torch.int64),
+        phrase_tokens=torch.tensor([donor.span for _, donor in found], dtype=torch.int64).reshape(-1, 2),
+        max_slots=1,
+    )
+    return rows, phrases
 
 
 def _donors(batch: Batch) -> list[Donor]:

@@ -203,7 +203,7 @@ def _direction_ends(found: Mapping[str, Any]) -> list[Ends | None]:
 
 
 def _rank(value: float | None) -> str:
-    return figure(value, "g")
+    return figure(value, ".1f").removesuffix(".0")
 
 
 def _direction(found: Mapping[str, Any]) -> tuple[str, ...]:

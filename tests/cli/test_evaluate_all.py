@@ -79,11 +79,17 @@ def test_every_task_says_of_how_many_and_beside_what(results: dict[str, Any]):
     assert memory["novelty"]["1"]["interval"].keys() >= {"auc", "empty", "shuffled"}
     assert memory["forgetting"]["recall"]["kept"]["interval"].keys() == {"before", "after", "never"}
     assert memory["slot_use"]["interval"].keys() == {"effective", "effective_random"}
-    assert phrases["grounding"]["breakdown"]["left_right"]["without"].keys() == {"phrases", "acc50", "interval"}
+    assert phrases["grounding"]["breakdown"]["left_right"]["without"].keys() == {
+        "phrases",
+        "acc50",
+        "interval",
+        "controls",
+    }
     attention = phrases["attention"]
     assert attention["phrases"] == 12
     assert all(each["interval"].keys() >= {"in_box", "shuffled"} for each in attention["ways"].values())
     assert all("importance" in each["interval"] for each in attention["heads"]["heads"])
+    assert attention["heads"]["random"].keys() == attention["heads"]["ways"].keys()
 
 
 def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):

@@ -12,6 +12,7 @@ from scipy.stats import bootstrap
 
 from bitgen.evaluation.attention import evaluate_attention, phrase_attention, watched
 from bitgen.evaluation.attention_figures import attention_cards, attention_figures, attention_png
+from bitgen.evaluation.bootstrap import halves
 from bitgen.evaluation.grounding import encode
 from bitgen.evaluation.phrases import text_rows
 from bitgen.model.fusion import Attention, Layer
@@ -122,6 +123,27 @@ def test_every_figure_of_a_head_has_an_interval_by_photograph() -> None:
     assert way["interval"]["in_box"][0] == pytest.approx([theirs.low, theirs.high], abs=0.06 * width)
     assert found["bootstrap"] == {"percent": 95, "resamples": 1000, "seed": 3, "photographs": 24}
     assert found["interval"]["area"][0] < found["area"] < found["interval"]["area"][1]
+
+
+def test_the_best_head_is_chosen_on_one_half_of_the_photographs_and_told_of_the_other() -> None:
+    model = fakes.model().eval()
+    batches = [fakes.fake_batch(images=3, seed=1), fakes.fake_batch(images=4, seed=2, position=3)]
+    found, _ = evaluate_attention(model, batches, seed=4, resamples=50)
+    looked, photographs = [], []
+    for batch in batches:
+        cover = phrase_coverage(batch.boxes, batch.box_phrase, len(batch.phrase_text), 4)
+        weights = phrase_attention(model, encode(model, batch), text_rows(batch))["text 1 to image"]
+        looked += (weights * cover[:, None]).sum(dim=-1).tolist()
+        photographs += batch.image_ids[batch.text_image[batch.phrase_text]].tolist()
+    first, second = halves(np.array(photographs), 4)
+    means = np.array(looked)[first].mean(axis=0)
+    best = found["ways"]["text 1 to image"]["best"]
+    assert best["head"] == means.argmax()
+    assert best["in_box"] == pytest.approx(np.array(looked)[second][:, means.argmax()].mean(), rel=1e-5)
+    assert found["told_phrases"] == second.sum() == 16  # four of seven images
+    low, high = best["interval"]["in_box"]
+    assert low < best["in_box"] < high
+    assert set(best["interval"]) == {"in_box", "peak_in_box", "patches", "shuffled"}
 
 
 def test_phrases_of_one_photograph_have_no_interval() -> None:

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from bitgen.evaluation.bootstrap import intervals, other_sign, percentiles, resampled, resampled_means, stated
+from bitgen.evaluation.bootstrap import halves, intervals, other_sign, percentiles, resampled, resampled_means, stated
 
 FEW = np.array([4, 4, 9, 4, 7, 9, 7, 7, 7, 1])
 """Photographs of ten items: four photographs of one to four items."""
@@ -131,3 +131,16 @@ def test_of_five_photographs_it_holds_the_truth_too_rarely_as_is_said():
 
 def test_an_interval_over_single_items_of_photographs_would_hold_it_too_rarely():
     assert covers(40, by_photograph=False, seed=0) < 0.8
+
+
+def test_halves_share_no_photograph_and_leave_none_out():
+    groups = np.array([5, 5, 2, 9, 9, 9, 2, 7, -3])
+    first, second = halves(groups, 1)
+    assert (first ^ second).all()
+    assert len(np.unique(groups[first])) == 2
+    assert not set(groups[first]) & set(groups[second])
+    assert any((halves(groups, seed)[0] != first).any() for seed in range(5))
+
+
+def test_one_photograph_is_both_halves():
+    assert [half.tolist() for half in halves(np.array([4, 4]), 0)] == [[True, True], [True, True]]

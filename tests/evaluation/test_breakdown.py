@@ -101,6 +101,30 @@ def test_a_group_has_an_interval_by_photograph_and_the_table_its_ends():
     assert table.lesser == (1, 2, 3)
 
 
+def test_a_group_has_its_controls_and_the_table_a_line_of_each():
+    targets = tensor([square(0.5)] * 3, dtype=torch.float64)
+    words, hits = said("a dog", "the left dog", "one"), tensor([True, False, True])
+    controls = {
+        "whole_image": (tensor([True, True, False]), tensor([0, 1, 2])),
+        "shuffled_text": (tensor([True, False]), tensor([1, 0])),  # of the third there is none
+    }
+    found = breakdown(hits, targets, torch.arange(3), words, controls=controls)
+    assert found["left_right"]["with"]["controls"] == {
+        "whole_image": {"phrases": 1, "acc50": 1.0},
+        "shuffled_text": {"phrases": 1, "acc50": 1.0},
+    }
+    assert found["words"]["2-3"]["controls"]["shuffled_text"] == {"phrases": 2, "acc50": 0.5}
+    assert found["words"]["1"]["controls"] == {"whole_image": {"phrases": 1, "acc50": 0.0}}
+    table = breakdown_table({"heldout": {"datasets": {"eval/a": {"grounding": {"breakdown": found}}}}})
+    assert [(row[0], *row[1:3], *row[5:7]) for row in table.rows] == [
+        ("held out: eval/a", "100.0", "50.0", "0.0", "100.0"),
+        ("whole image", "0.0", "100.0", "100.0", "50.0"),
+        ("shuffled text", "", "50.0", "100.0", "0.0"),
+        ("phrases", "1", "2", "1", "2"),
+    ]
+    assert table.lesser == (1, 2, 3)
+
+
 def test_a_group_without_phrases_is_left_out():
     assert list(parted("dog", hits=[True])["words"]) == ["1"]
 
@@ -133,11 +157,13 @@ def test_grounding_says_which_phrases_it_found():
     batches = [fakes.fake_batch(3, seed=1), fakes.fake_batch(2, seed=2, position=3), fakes.fake_batch(1, phrases=0)]
     found = evaluate_grounding(fakes.model().eval(), batches)
     parts = found["breakdown"]
-    assert parts["boxes"]["1"] == {
-        "phrases": 20,
-        "acc50": found["acc50"],
-        "interval": {"acc50": found["interval"]["acc50"]},
-    }
+    one = parts["boxes"]["1"]
+    for own, of_all in ((one, found), *((one["controls"][name], each) for name, each in found["controls"].items())):
+        assert (own["phrases"], own["acc50"], own["interval"]["acc50"]) == (
+            20,
+            of_all["acc50"],
+            of_all["interval"]["acc50"],
+        )
     assert sum(group["phrases"] for group in parts["size"].values()) == 20
     assert parts["texts"] == sum(len(batch.token_ids) for batch in batches)
 

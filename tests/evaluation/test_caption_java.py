@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 from shutil import which
 
+import numpy as np
 import pytest
 
 from bitgen.evaluation import caption_java
@@ -39,15 +40,21 @@ def test_a_parser_that_is_not_there_is_not_downloaded(tmp_path: Path, monkeypatc
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert "expected no-parser.jar, found none" in java_figures(CAPTIONS, REFERENCES)[1]["spice"]
+    said = java_figures(CAPTIONS, REFERENCES)[1]["spice"]
+    assert said.startswith("expected no-parser.jar in the package pycocoevalcap, found none (")
+    assert "/" not in said  # it stands in results, which name no place on this machine
 
 
 STAND_IN = """#!{python}
 import json, sys
-if sys.argv[1:3] != ["-jar", "-Xmx8G"]:  # METEOR: a line of numbers for each image, then a score of each, and of all
+if sys.argv[1:3] != ["-jar", "-Xmx8G"]:  # METEOR: two counts of each image, texts and captions; then from their sums a score
     for line in sys.stdin:
-        kind, *rest = line.strip().split(" ||| ")
-        print("0.5\\n" * len(rest) + "0.25" if kind == "EVAL" else len(rest), flush=True)
+        kind, *rest = line.rstrip("\\n").split(" ||| ")
+        if kind == "EVAL":
+            texts, images = (sum(float(each.split()[n]) for each in rest) for n in (0, 1))
+            print("0.5\\n" * len(rest) + str(texts / (10 * images)), flush=True)
+        else:
+            print(len(rest), 1, *21 * [0], flush=True)
 else:  # SPICE
     asked = json.load(open(sys.argv[4]))
     scores = [{{"All": {{"f": 0.25 * len(each["refs"])}}}} for each in asked]
@@ -78,6 +85,16 @@ def test_figures_of_both_programs_are_those_that_they_give(tmp_path: Path, monke
     assert (found, missing) == ({name: {"meteor": 0.25, "spice": 0.375} for name in CAPTIONS}, {})
 
 
+def test_both_figures_have_intervals_by_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stand_in(tmp_path, monkeypatch, FOUND)
+    found, _ = java_figures(CAPTIONS, REFERENCES, seed=1, resamples=100)
+    # METEOR's stand-in gives 0.3 for the first image and 0.2 for the second, SPICE's 0.5 and 0.25: of both, or of one twice.
+    for each in found.values():
+        assert each["interval"] == {"meteor": pytest.approx([0.2, 0.3]), "spice": [0.25, 0.5]}
+    alone, _ = java_figures({"one": [("a", "dog")]}, REFERENCES[:1], seed=1, resamples=100)
+    assert "interval" not in alone["one"]
+
+
 @pytest.mark.parametrize(
     ("spice", "said"),
     [
@@ -103,3 +120,19 @@ def test_meteor_is_1_of_a_caption_that_is_a_reference():
     assert found["same"]["meteor"] == pytest.approx(1)
     assert found["other"]["meteor"] < 0.2
     assert list(missing) == ["spice"]
+
+
+@pytest.mark.soak  # ten seconds
+@pytest.mark.skipif(which("java") is None, reason="needs Java")
+def test_meteor_of_a_resample_is_that_of_its_images_as_the_package_has_it(monkeypatch: pytest.MonkeyPatch):
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    program, said = Meteor(), [("a", "red", "dog"), ("two", "cats", "on", "a", "bed")]
+    values = []
+    for images in ([0, 0], [0, 1], [1, 1]):
+        meant = {n: [" ".join(text) for text in REFERENCES[image]] for n, image in enumerate(images)}
+        values.append(program.compute_score(meant, {n: [" ".join(said[image])] for n, image in enumerate(images)})[0])
+    monkeypatch.setattr(caption_java, "percentiles", lambda draws: [np.unique(draws.round(9))])
+    found, _ = java_figures({"one": said}, REFERENCES, seed=0, resamples=20)
+    assert found["one"]["meteor"] == pytest.approx(values[1])
+    assert found["one"]["interval"]["meteor"] == pytest.approx(sorted(values))

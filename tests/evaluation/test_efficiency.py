@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 
-from bitgen.evaluation.efficiency import evaluate_efficiency, flops, parameters, percentile, sizes
+from bitgen.evaluation.efficiency import evaluate_efficiency, flops, latency_intervals, parameters, percentile, sizes
 from bitgen.evaluation.efficiency_figures import efficiency_figures
 from bitgen.model.bitgen import BitGen
 from bitgen.model.bitlinear import BitLinear
@@ -62,6 +64,14 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([7.0], 0.5) == 7
 
 
+def test_latencies_have_intervals_as_scipy_has_them() -> None:
+    taken = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.3, 5.8, 9.7, 9.3]
+    found = latency_intervals(taken, resamples=20_000)
+    for name, figure in (("median_ms", np.median), ("p90_ms", lambda x, axis: np.sort(x, axis=axis)[..., 8])):
+        theirs = bootstrap((taken,), figure, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+        assert found[name] == pytest.approx([theirs.low, theirs.high], abs=0.3)
+
+
 @pytest.mark.parametrize("kept", [None, [1, 2, 3, 5, 8, 13, 21, 34, 50256]])
 def test_all_of_it_is_measured_and_shown(kept: list[int] | None) -> None:
     classes = len(kept) if kept else VOCABULARY
@@ -71,5 +81,8 @@ def test_all_of_it_is_measured_and_shown(kept: list[int] | None) -> None:
     assert all(value > 0 for value in found["flops"].values())
     assert found["flops"]["caption_token"] > 2 * fakes.WIDTH * classes
     assert all(each["p90_ms"] >= each["median_ms"] > 0 for each in found["latency"].values())
+    for each in found["latency"].values():
+        low, high = each["interval"]["median_ms"]
+        assert low <= each["median_ms"] <= high
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert len(efficiency_figures(found)) == 4

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, tensor
 
 from bitgen.evaluation.grounding import (
+    constant_answers,
     constant_box,
-    constant_controls,
     encode,
     evaluate_grounding,
     peak,
@@ -15,6 +15,7 @@ from bitgen.evaluation.grounding import (
     to_pixels,
 )
 from bitgen.evaluation.items import Items
+from bitgen.evaluation.phrase_scores import measure
 from bitgen.evaluation.phrases import split, text_rows
 from tests import fakes
 from tests.phrase_targets import targets
@@ -71,19 +72,21 @@ def test_no_targets_give_no_constant_box():
 
 def test_a_constant_box_fitted_on_the_set_itself_says_so():
     asked = targets([[0, 0, 50, 100], [0, 0, 50, 100]], [0, 1])
-    found = constant_controls(asked, None)["constant_box"]
-    assert found["fitted_on"] == "this set"
-    assert found["acc50"] == 1.0
+    answers, about = constant_answers(asked)["constant_box"]
+    assert about["fitted_on"] == "this set"
+    assert measure(answers, asked)["acc50"] == 1.0
 
 
 def test_a_constant_box_fitted_on_training_targets_is_used_as_it_is():
     asked = targets([[0, 0, 50, 100]], [0])
-    found = constant_controls(asked, tensor([[0.5, 0.0, 1.0, 1.0]]))["constant_box"]
-    assert (found["fitted_on"], found["box"], found["acc50"]) == ("train", [0.5, 0.0, 1.0, 1.0], 0.0)
+    answers, about = constant_answers(asked, tensor([[0.5, 0.0, 1.0, 1.0]]))["constant_box"]
+    assert about == {"fitted_on": "train", "box": [0.5, 0.0, 1.0, 1.0]}
+    assert measure(answers, asked)["acc50"] == 0.0
 
 
 def test_the_whole_image_scores_the_area_of_the_target():
-    found = constant_controls(targets([[0, 0, 60, 100]], [0]), None)["whole_image"]
+    asked = targets([[0, 0, 60, 100]], [0])
+    found = measure(constant_answers(asked)["whole_image"][0], asked)
     assert found["mean_iou"] == pytest.approx(0.6)
     assert (found["acc50"], found["pointing"]) == (1.0, 1.0)
 

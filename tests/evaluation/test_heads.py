@@ -1,18 +1,19 @@
 """Heads are masked and come back; what a mask changes is what the loss says."""
 
 import re
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from bitgen.batch import Batch
+from bitgen.evaluation.bootstrap import halves
 from bitgen.evaluation.head_figures import head_figures
-from bitgen.evaluation.heads import LOSSES, evaluate_heads, losses, ways, without_heads
+from bitgen.evaluation.heads import LOSSES, evaluate_heads, losses, ways, without_channels, without_heads
 from bitgen.model.bitgen import BitGen
 from bitgen.model.fusion import Attention
 from bitgen.objectives.captioning import next_token_loss
@@ -121,6 +122,12 @@ def without_one(model: BitGen, batches: list[Batch], name: str, head: int, loss:
         return whole, torch.cat([losses(model, *each, (loss,))[loss][0] for each in pairs])
 
 
+def images_of(batches: list[Batch], loss: str) -> Tensor:
+    """The number of the image of each item of a loss."""
+    each = [losses(opened(), batch, opened().vision(batch.images), (loss,))[loss][1] for batch in batches]
+    return torch.cat([rows + 4 * number for number, rows in enumerate(each)])
+
+
 def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() -> None:
     model = opened()
     batches = [fakes.fake_batch(seed=seed, position=4 * seed) for seed in (0, 1)]
@@ -128,12 +135,33 @@ def test_a_rise_is_the_difference_over_all_batches_and_the_model_is_as_before() 
     whole, lesser = without_one(model, batches, "text 1 to image", 1, "grounding")
     of = next(each for each in found["heads"] if (each["way"], each["head"]) == ("text 1 to image", 1))
     assert of["rise"]["grounding"] == pytest.approx((lesser - whole).mean().item(), abs=1e-6)
-    assert of["importance"] == pytest.approx(((lesser - whole).mean() / whole.mean()).item(), abs=1e-6)
     assert found["base"]["grounding"] == pytest.approx(whole.mean().item())
     assert (found["images"], found["batch"]) == (8, 4)
     assert (found["counts"]["contrast"], found["counts"]["grounding"]) == (8, 32)
-    assert all(a["importance"] >= b["importance"] for a, b in pairwise(found["heads"]))
     assert not [m for m in model.modules() if m._forward_pre_hooks]
+
+
+def test_heads_are_ordered_by_one_half_of_the_photographs_and_told_of_the_other() -> None:
+    model = opened()
+    batches = [fakes.fake_batch(seed=seed, position=4 * seed) for seed in (0, 1)]
+    found = evaluate_heads(model, batches, seed=2)
+    ids = torch.cat([batch.image_ids for batch in batches]).numpy()
+    first, second = (torch.from_numpy(half) for half in halves(ids, 2))
+    assert (first.sum(), second.sum()) == (4, 4)
+    order = []
+    for each in found["heads"]:
+        shares = {}
+        for loss in each["rise"]:
+            whole, lesser = without_one(model, batches, each["way"], each["head"], loss)
+            of = images_of(batches, loss)
+            shares[loss] = [
+                ((lesser - whole)[rows].mean() / whole[rows].mean()).item() for rows in (first[of], second[of])
+            ]
+        most = max(shares, key=lambda loss: shares[loss][0])
+        assert each["loss"] == most
+        assert each["importance"] == pytest.approx(shares[most][1], abs=1e-6)
+        order.append(shares[most][0])
+    assert order == sorted(order, reverse=True)
 
 
 def test_a_rise_has_an_interval_by_photograph_and_so_has_its_share_of_the_loss() -> None:
@@ -142,16 +170,45 @@ def test_a_rise_has_an_interval_by_photograph_and_so_has_its_share_of_the_loss()
     found = evaluate_heads(model, batches, seed=3, resamples=300)
     whole, lesser = (each.double().numpy() for each in without_one(model, batches, "grounding 0", 0, "grounding"))
     of = next(each for each in found["heads"] if (each["way"], each["head"]) == ("grounding 0", 0))
-    random, rises, shares = np.random.default_rng(3), list[float](), list[float]()
-    for _ in range(300):  # four phrases an image
-        rows = np.concatenate([np.arange(4 * image, 4 * image + 4) for image in random.integers(8, size=8)])
-        rises.append((lesser[rows] - whole[rows]).mean())
-        shares.append((lesser[rows] - whole[rows]).mean() / whole[rows].mean())
-    ends = (0.025, 0.975)
-    assert of["interval"]["grounding"] == pytest.approx(np.quantile(rises, ends).tolist(), abs=1e-7)
-    assert of["interval"]["importance"] == pytest.approx(np.quantile(shares, ends).tolist(), abs=1e-7)
+    second = halves(torch.cat([batch.image_ids for batch in batches]).numpy(), 3)[1].nonzero()[0]
+
+    def slow(images: NDArray[np.int64], loss: NDArray[np.float64] | None) -> list[float]:
+        random, found = np.random.default_rng(3), list[float]()
+        for _ in range(300):  # four phrases an image
+            drawn = images[random.integers(len(images), size=len(images))]
+            rows = np.concatenate([np.arange(4 * image, 4 * image + 4) for image in drawn])
+            found.append((lesser[rows] - whole[rows]).mean() / (1 if loss is None else loss[rows].mean()))
+        return np.quantile(found, (0.025, 0.975)).tolist()
+
+    assert of["interval"]["grounding"] == pytest.approx(slow(np.arange(8), None), abs=1e-7)
+    assert of["interval"]["importance"] == pytest.approx(slow(second, whole), abs=1e-7)
     assert set(found["ways"]["image 0"]["interval"]) == set(LOSSES)
+    assert set(found["random"]["grounding 0"]["interval"]) == {"grounding"}
     assert found["bootstrap"] == {"percent": 95, "resamples": 300, "seed": 3, "photographs": 8}
+
+
+def test_channels_at_random_are_as_many_as_a_head_has_and_no_head() -> None:
+    attention, states = Attention(fakes.WIDTH, 2, False), fakes.noise(2, 5, fakes.WIDTH)
+    given: list[Tensor] = []
+    masks = (without_channels(attention, 1), without_channels(attention, 1), without_heads(attention, [0]))
+    for mask in masks:
+        with mask:
+            watch = attention.output.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+            attention(states, states)
+            watch.remove()
+    masked = [(each == 0).all(dim=(0, 1)) for each in given]
+    assert [int(each.sum()) for each in masked] == [fakes.WIDTH // 2] * 3
+    assert masked[0].equal(masked[1])
+    assert masked[2].nonzero()[:, 0].tolist() == list(range(fakes.WIDTH // 2))
+    assert 0 < int(masked[0][: fakes.WIDTH // 2].sum()) < fakes.WIDTH // 2
+
+
+def test_a_photograph_alone_is_both_halves() -> None:
+    found = evaluate_heads(opened(), [fakes.fake_batch(images=1)])
+    for each in found["heads"]:
+        share = each["rise"][each["loss"]] / found["base"][each["loss"]]
+        assert each["importance"] == pytest.approx(share, abs=1e-9)
+        assert each["interval"] == {}
 
 
 def test_what_a_set_does_not_ask_for_is_left_out() -> None:
@@ -167,4 +224,4 @@ def test_every_loss_has_a_matrix_and_the_heads_a_ranking() -> None:
     assert set(figures) == {"heads-contrast", "heads-caption", "heads-grounding", "heads-ranking"}
     first = found["heads"][0]
     assert f"{first['way']}, head {first['head']}" in figures["heads-ranking"]
-    assert len(re.findall("<rect class=.s. bar", figures["heads-caption"])) == 3 * (2 + 1)  # a way, its heads and all
+    assert len(re.findall("<rect class=.s. bar", figures["heads-caption"])) == 3 * (2 + 2)  # and at random, and all

@@ -61,27 +61,33 @@ def test_attention_and_heads_have_a_line_each() -> None:
     model, batch = fakes.model().eval(), fakes.fake_batch()
     looked, masked = evaluate_attention(model, [batch])[0], evaluate_heads(model, [batch])
     table = attention_table([("a set", looked)])
-    best = max(looked["ways"]["grounding 0"]["in_box"])
-    assert table.rows[3][2] == share(best)
-    number = looked["ways"]["grounding 0"]["in_box"].index(best)
-    low, high = looked["ways"]["grounding 0"]["interval"]["in_box"][number]
-    assert [row[2] for row in table.rows[4:6]] == [share(low), share(high)]
+    best = looked["ways"]["grounding 0"]["best"]
+    assert table.rows[3][:3] == (f"a set: grounding 0, head {best['head']}", "8", share(best["in_box"]))
+    assert [row[2] for row in table.rows[4:6]] == [share(each) for each in ends(best, "in_box")]
     assert table.rows[6] == ("everywhere alike", "", share(looked["area"]), "", "", "")
     assert table.rows[8][:3] == ("95% to", "", share(ends(looked, "area")[1]))
     assert table.lesser == (1, 2, 4, 5, 6, 7, 8)
     first, rows = masked["heads"][0], heads_table([("a set", masked)]).rows
     assert rows[0][:3] == (f"a set: {first['way']}, head {first['head']}", "4", share(first["importance"]))
     assert [row[2] for row in rows[1:3]] == [share(end) for end in ends(first, "importance")]
+    random, shown = masked["random"][first["way"]], {"contrast": 3, "caption": 4, "grounding": 5}[first["loss"]]
+    assert rows[3][:3] == ("channels at random", "", "")
+    assert [row[shown] for row in rows[3:6]] == [
+        f"{each:+.3f}" for each in (random[first["loss"]], *ends(random, first["loss"]))
+    ]
+    assert heads_table([("a set", masked)]).lesser[:5] == (1, 2, 3, 4, 5)
     assert all(len(row) == len(table.header) for row in table.rows)
 
 
 @torch.no_grad()
 def test_costs_are_said_in_lines_of_equal_length() -> None:
-    found = evaluate_efficiency(fakes.model().eval(), fakes.SIDE, repetitions=1)
+    found = evaluate_efficiency(fakes.model().eval(), fakes.SIDE, repetitions=2)
     for table in (efficiency_table(found), size_table(found)):
         assert all(len(row) == len(table.header) for row in table.rows)
         assert plain(table)
-    assert efficiency_table(found).rows[0][:2] == ("image encoder", f"{found['flops']['image']:,}")
+    rows, latency = efficiency_table(found).rows, found["latency"]["image"]
+    assert rows[0][:3] == ("image encoder", f"{found['flops']['image']:,}", f"{latency['median_ms']:.2f}")
+    assert rows[2] == ("95% to", "", *(f"{ends(latency, name)[1]:.2f}" for name in ("median_ms", "p90_ms")), "")
 
 
 def test_vectors_have_a_line_with_what_is_between_others_beside_it() -> None:

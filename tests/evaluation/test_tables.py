@@ -206,3 +206,11 @@ def test_what_is_null_in_results_is_a_dash():
     direction = {**DIRECTION, "r5": None, "interval": {"r1": [None, 0.5]}}
     found = retrieval_table({"heldout": {"datasets": {"eval/a": {"retrieval": {**RETRIEVAL, "t2i": direction}}}}})
     assert [row[3:5] for row in found.rows[:3]] == [("12.5", "–"), ("–", ""), ("50.0", "")]
+
+
+@pytest.mark.parametrize(("rank", "said"), [(1.0, "1"), (209.4875, "209.5"), (12345.5, "12345.5"), (None, "–")])
+def test_a_rank_has_no_more_digits_than_it_needs(rank: float | None, said: str):
+    direction = {**DIRECTION, "median_rank": rank}
+    entry = {**RETRIEVAL, "t2i": {**DIRECTION, "interval": {"median_rank": [rank, rank]}}, "i2t": direction}
+    table = retrieval_table({"heldout": {"datasets": {"eval/a": {"retrieval": entry}}}})
+    assert table.rows[1][6] == said
