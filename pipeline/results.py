@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _PHOTOGRAPHS: Mapping[Task, int] = {"memory": LEAST, "vectors": 2}
 """How many a set of captions needs at least."""
+FEW = 30
+"""Photographs below which an interval holds the truth clearly less often than it says (`bitgen/evaluation/bootstrap.py`)."""
 FIT_CAPTIONS = 20_000
 """Training texts that the constant caption is found in, at most."""
 
@@ -120,6 +122,14 @@ def notes(results: Mapping[str, Any], configs: Sequence[TrainConfig]) -> list[st
     for name, entry in heldout.items():
         if entry["seen_in_training"]:
             found.append(f"{name} holds {entry['seen_in_training']:,} photographs that were trained on.")
+    counted = {
+        name: entry[task]["bootstrap"]["photographs"]
+        for name, entry in heldout.items()
+        for task in SCORED
+        if "bootstrap" in entry.get(task, {})
+    }
+    if few := [f"{name} ({n})" for name, n in counted.items() if 1 < n < FEW]:
+        found.append(f"Of fewer than {FEW} photographs intervals are too narrow: {', '.join(few)}.")
     lacks: dict[str, list[str]] = {}
     for split in ("train", "heldout"):
         for name, entry in results.get(split, {}).get("datasets", {}).items():

@@ -92,6 +92,13 @@ def test_every_task_says_of_how_many_and_beside_what(results: dict[str, Any]):
     assert attention["heads"]["random"].keys() == attention["heads"]["ways"].keys()
 
 
+def test_sets_of_few_photographs_are_named(results: dict[str, Any]):
+    (note,) = [
+        note for note in results["notes"] if note.startswith("Of fewer than 30 photographs intervals are too narrow: ")
+    ]
+    assert "eval/more (8)" in note
+
+
 def test_a_set_too_small_for_the_memory_is_named(results: dict[str, Any]):
     assert [note for note in results["notes"] if "too few photographs" in note] == [
         "eval/drawn-captions: too few photographs for memory (6 or more)."
