@@ -102,9 +102,8 @@ class Objective(nn.Module):
             )
         if config.text:
             parts |= self._captioning(image, text, batch, draws)
-        if (
-            config.grounding or config.region or config.words
-        ):  # also without a phrase: ranks must agree on what they compute
+        # Also without a phrase: ranks must agree on what they compute.
+        if config.grounding or config.region or config.words:
             parts |= self._grounding(patches, image, text, batch)
         weights = {"itc": config.itc, "itm": config.itm, "text": config.text, "memory_kl": config.memory_kl}
         weights |= {"grounding": config.grounding, "region": config.region, "words": config.words}

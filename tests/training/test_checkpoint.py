@@ -84,6 +84,22 @@ def test_moments_and_queue_come_back_bit_for_bit(written: tuple[Path, Objective,
     assert [name for name, tensor in other.queue.state_dict().items() if not tensor.equal(queue[name])] == []
 
 
+def test_what_belongs_to_a_loss_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    config = fakes.config("fine", loss={"words": 1.0})
+    ours, other = (fakes.objective(config, seed) for seed in (0, 1))
+    for objective in (ours, other):
+        set_trainable(objective, lora=True)
+    optimizers = [build_optimizer(objective, config.optim) for objective in (ours, other)]
+    ours(fakes.fake_batch(), draw(0, 0, 4, fakes.PATCHES, torch.device("cpu")))["loss"].backward()
+    optimizers[0].step()
+    saved = checkpoint.save(tmp_path, ours, optimizers[0], fakes.state(config, ours), {})
+    checkpoint.load_trainer(other, optimizers[1], saved)
+    assert ours.words is not None
+    assert other.words is not None
+    for name, value in ours.words.state_dict().items():
+        assert other.words.get_parameter(name).equal(value)
+
+
 def test_a_loaded_model_is_in_evaluation_mode(folder: Path) -> None:
     assert not checkpoint.load_model(folder)[0].training
 
